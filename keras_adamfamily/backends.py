@@ -1,0 +1,110 @@
+"""The three places where a backend needs its own way: devices, branches and sparse gradients."""
+
+from __future__ import annotations
+
+import contextlib
+
+import keras
+from keras import ops
+
+BACKEND = keras.backend.backend()
+
+if BACKEND == "tensorflow":
+    import tensorflow as tf
+elif BACKEND == "jax":
+    import jax
+    from jax.experimental import sparse as jax_sparse
+elif BACKEND == "torch":
+    import torch
+
+
+def on_each_device(update, grads, variables) -> None:
+    """Runs `update(grads)` once on every device that holds a replica of the variables.
+
+    Under `tf.distribute` the gradients are summed over the replicas first, and `update` then runs
+    where reading or assigning a mirrored variable means its copy on that device: everything that
+    `update` does (clipping, accumulation, whole-model statistics, averages) sees the same numbers
+    as on a single device.
+    """
+    if BACKEND == "torch":
+        with torch.no_grad():
+            update(grads)
+    elif BACKEND == "tensorflow" and tf.distribute.has_strategy():
+        replica = tf.distribute.get_replica_context()
+        if replica is not None:
+            grads = replica.all_reduce(tf.distribute.ReduceOp.SUM, grads)
+        anchor = _native(variables[0])
+
+        def merged(strategy, grads):
+            def on_device(_, *grads):
+                update(list(grads))
+
+            strategy.extended.update(anchor, on_device, args=tuple(grads), group=False)
+
+        tf.__internal__.distribute.interim.maybe_merge_call(
+            merged, tf.distribute.get_strategy(), grads
+        )
+    else:
+        update(grads)
+
+
+def _native(variable):
+    return variable.value if isinstance(variable, keras.Variable) else variable
+
+
+def choose(condition, if_true, if_false, variables) -> None:
+    """Runs one of two functions that only assign to `variables`, and only that one.
+
+    JAX cannot assign inside a traced branch, so there the branches map values to values.
+    """
+    if BACKEND != "jax":
+        ops.cond(condition, if_true, if_false)
+    elif not isinstance(condition, jax.core.Tracer):
+        if_true() if condition else if_false()
+    else:
+
+        def pure(function):
+            def branch(values):
+                mapping = zip(variables, values, strict=True)
+                with keras.StatelessScope(state_mapping=mapping) as scope:
+                    function()
+                return [scope.get_current_value(variable) for variable in variables]
+
+            return branch
+
+        values = [variable.value for variable in variables]
+        values = jax.lax.cond(condition, pure(if_true), pure(if_false), values)
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
+
+
+def colocated(variable):
+    """A context in which new variables are placed, and mirrored, like `variable`."""
+    if BACKEND == "tensorflow":
+        return tf.distribute.get_strategy().extended.colocate_vars_with(_native(variable))
+    return contextlib.nullcontext()
+
+
+def is_sparse(tensor) -> bool:
+    """Whether `tensor` is a sparse gradient (`tf.IndexedSlices`, `jax.experimental.sparse`)."""
+    if BACKEND == "tensorflow":
+        return isinstance(tensor, tf.IndexedSlices)
+    if BACKEND == "jax":
+        return isinstance(tensor, jax_sparse.JAXSparse)
+    return False
+
+
+def densify(tensor):
+    """The dense tensor that a sparse gradient stands for."""
+    if BACKEND == "tensorflow":
+        return tf.convert_to_tensor(tensor)
+    return ops.convert_to_tensor(tensor, sparse=False)
+
+
+def merge_rows(tensor):
+    """A sparse gradient with one entry per row: rules that square it need the row's whole sum."""
+    if BACKEND == "tensorflow":
+        rows, position = tf.unique(tensor.indices)
+        values = tf.math.unsorted_segment_sum(tensor.values, position, tf.shape(rows)[0])
+        return tf.IndexedSlices(values, rows, tensor.dense_shape)
+    return tensor.sum_duplicates(nse=tensor.nse)

@@ -1,0 +1,605 @@
+"""`FamilyOptimizer` turns a pure update rule into a Keras optimizer, once for the whole family.
+
+A rule is a function of one variable's gradient, weight and state. Everything else that an optimizer
+has to be lives here and nowhere else: precision, weight decay, clipping, accumulation, weight
+averages, tunable hyperparameters, distribution, serialization. This is the only file that knows how
+Keras drives an optimizer.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable
+from types import SimpleNamespace
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_adamfamily import backends
+from keras_adamfamily.hyperparameters import Hyperparameter, Option
+from keras_adamfamily.schedules import Schedule
+from keras_adamfamily.validation import (
+    NON_NEGATIVE,
+    POSITIVE,
+    UNIT,
+    check_choice,
+    check_float,
+    check_integer,
+    optional,
+)
+from keras_adamfamily.weight_decay import WeightDecay, as_weight_decay
+
+
+class Added:
+    """New state given as an increment, so that a sparse one updates only the rows it has."""
+
+    def __init__(self, increment):
+        self.increment = increment
+
+
+class FamilyOptimizer(keras.optimizers.Optimizer):
+    """Base class of the family.
+
+    A subclass declares its hyperparameters, its state, and one pure rule:
+
+    ```python
+    class SignMomentum(FamilyOptimizer):
+        beta = Hyperparameter(BETA)
+        slots = {"momentum": 0.0}
+
+        def __init__(self, learning_rate=1e-3, beta=0.9, **kwargs):
+            super().__init__(learning_rate, **kwargs)
+            self.beta = beta
+
+        def update(self, g, w, s, c):
+            m = lerp(s.momentum, g, 1 - c.beta)
+            return c.lr * ops.sign(m), {"momentum": m}
+    ```
+
+    What a rule is handed:
+
+    - `g`, `w`: the gradient (after clipping) and the weight, in float32, or float64 for float64
+      variables, whatever the variable's dtype.
+    - `s`: this variable's state by name (`s.momentum`), of the variable's shape.
+    - `c`: the step's scalars, computed once per step: `c.t` (1, 2, ...), `c.lr`, `c.step` (the
+      batch count that schedules see), `c.dtype`, every hyperparameter, whatever `scalars` and
+      `survey` added, and the model-wide state declared in `scalar_slots`.
+
+    It returns what to subtract from the weight, and the new state. It assigns nothing, keeps no
+    Python state, and never branches on a tensor.
+
+    Args:
+        learning_rate: A float >= 0, a `keras.optimizers.schedules.LearningRateSchedule`, or a
+            callable without arguments.
+        weight_decay: `None`; a float, with Keras's meaning `lr_t * weight_decay * theta`;
+            `Decoupled`, the paper's `eta_t * lambda * theta`; `Normalized`, which scales lambda to
+            the length of training; or `L2`, the classical term inside the gradient.
+        weight_decay_exclude: Regular expressions; a variable whose full path (such as
+            `"encoder/dense_1/bias"`) one of them is found in is not decayed. Saved with the
+            optimizer. The same as calling `exclude_from_weight_decay(var_names=...)`.
+        initial_learning_rate: lr_0 in `eta_t = lr_t / lr_0`. By default the float given as
+            `learning_rate`, or the schedule's peak.
+        tunable: Names of hyperparameters to hold in variables; see `make_tunable`.
+        clipnorm: Clips each variable's gradient to this norm, a float > 0.
+        clipvalue: Clips each gradient element to +- this value, a float > 0.
+        global_clipnorm: Clips the norm of all gradients together, a float > 0.
+        use_ema: Whether to keep an exponential moving average of the weights, advanced once per
+            update of the weights. It replaces the weights at the end of `fit`.
+        ema_momentum: The average's momentum, a float in [0, 1].
+        ema_overwrite_frequency: Overwrite the weights by their average every so many updates.
+        loss_scale_factor: A factor > 0 that the loss was multiplied by; gradients are divided by
+            it.
+        gradient_accumulation_steps: Apply the mean gradient of so many batches at once, >= 2. A
+            batch that only accumulates costs one addition.
+        name: Name of the optimizer.
+
+    Raises:
+        ValueError: If an argument has a wrong type or is out of range; the message names the
+            argument, the range and the value.
+    """
+
+    #: State per parameter: name to initial value. A property when it depends on the options.
+    slots: dict[str, float] = {}
+    #: Model-wide state, one scalar each: name to initial value.
+    scalar_slots: dict[str, float] = {}
+    #: Whether the rule's operations keep a sparse gradient sparse; others get a dense one.
+    handles_sparse_gradients = False
+
+    def __init__(
+        self,
+        learning_rate: Any,
+        *,
+        weight_decay: float | WeightDecay | None = None,
+        weight_decay_exclude: Iterable[str] = (),
+        initial_learning_rate: float | None = None,
+        tunable: Iterable[str] = (),
+        clipnorm: float | None = None,
+        clipvalue: float | None = None,
+        global_clipnorm: float | None = None,
+        use_ema: bool = False,
+        ema_momentum: float = 0.99,
+        ema_overwrite_frequency: int | None = None,
+        loss_scale_factor: float | None = None,
+        gradient_accumulation_steps: int | None = None,
+        name: str | None = None,
+        **unknown,
+    ):
+        if unknown:
+            raise ValueError(
+                f"{type(self).__name__} does not know the argument(s) {sorted(unknown)}. "
+                f"It accepts {sorted(_arguments(type(self)))}."
+            )
+        if name is not None and not isinstance(name, str):
+            raise ValueError(f"`name` must be a string or None. Received: name={name!r}")
+        if not callable(learning_rate):
+            otherwise = " A `LearningRateSchedule` or a callable is accepted too."
+            learning_rate = check_float("learning_rate", learning_rate, NON_NEGATIVE, otherwise)
+        super().__init__(
+            learning_rate,
+            weight_decay=weight_decay,
+            clipnorm=optional(check_float, "clipnorm", clipnorm, POSITIVE),
+            clipvalue=optional(check_float, "clipvalue", clipvalue, POSITIVE),
+            global_clipnorm=optional(check_float, "global_clipnorm", global_clipnorm, POSITIVE),
+            use_ema=check_choice("use_ema", use_ema, (False, True)),
+            ema_momentum=check_float("ema_momentum", ema_momentum, UNIT),
+            ema_overwrite_frequency=optional(
+                check_integer, "ema_overwrite_frequency", ema_overwrite_frequency, 1
+            ),
+            loss_scale_factor=optional(
+                check_float, "loss_scale_factor", loss_scale_factor, POSITIVE
+            ),
+            gradient_accumulation_steps=optional(
+                check_integer, "gradient_accumulation_steps", gradient_accumulation_steps, 2
+            ),
+            name=name,
+        )
+        self._given_learning_rate = learning_rate
+        self._given_initial_learning_rate = optional(
+            check_float, "initial_learning_rate", initial_learning_rate, POSITIVE
+        )
+        if self._initial_learning_rate is None and self._refers_to_initial_learning_rate:
+            raise ValueError(
+                f"{self.weight_decay!r} scales with lr_t / lr_0, and lr_0 cannot be read off "
+                f"`learning_rate`. Pass `initial_learning_rate`, a float > 0. "
+                f"Received: learning_rate={learning_rate!r}"
+            )
+        self._decay_exclusions = []
+        self.exclude_from_weight_decay(var_names=weight_decay_exclude)
+        self._requested_tunable = tuple(tunable)
+        vars(self)["_tunables"] = {}
+        if keras.config.floatx() in ("bfloat16", "float16"):
+            self._hold_learning_rate_in("float32")
+
+    # The rule: what a subclass implements.
+
+    def scalars(self, c) -> dict[str, Any]:
+        """Scalars of the step beyond the hyperparameters, such as bias corrections."""
+        return {}
+
+    def survey(self, grads, weights, states, c) -> tuple[dict[str, Any], dict[str, Any]]:
+        """A first pass over the whole model, before any weight moves.
+
+        The arguments are lists over the variables that have a gradient. Returns scalars for `c`,
+        and the new values of `scalar_slots`.
+        """
+        return {}, {}
+
+    def update(self, g, w, s, c) -> tuple[Any, dict[str, Any]]:
+        """The rule for one variable: returns what to subtract from `w`, and the new state."""
+        raise NotImplementedError
+
+    # State.
+
+    def build(self, variables) -> None:
+        """Creates the state, in an order that checkpoints rely on and that never changes.
+
+        `iteration`, `learning_rate` (if a float), tunable hyperparameters (as declared), weight
+        averages, gradient accumulators, `scalar_slots`, then `slots` variable by variable.
+        """
+        if self.built:
+            return
+        self._check_tunable(self._requested_tunable)
+        dtypes = [_compute_dtype(variable) for variable in variables]
+        widest = "float64" if "float64" in dtypes else "float32"
+        self._hold_learning_rate_in(widest)
+        for name in self._hyperparameters():
+            if name in self._requested_tunable:
+                value = self._rate if name == "weight_decay" else getattr(self, name)
+                self._tunables[name] = self._add_scalar(name, value, widest)
+        super().build(variables)
+        self._compute_dtypes = dtypes
+        self._decays = [self._use_weight_decay(variable) for variable in variables]
+        self._scalar_state = {
+            name: self._add_scalar(name, value, widest) for name, value in self.scalar_slots.items()
+        }
+        self._states = [
+            {
+                name: self.add_variable_from_reference(variable, name, _constant(value))
+                for name, value in self.slots.items()
+                if not self._overwrite_variable_with_gradient(variable)
+            }
+            for variable in variables
+        ]
+
+    def add_variable_from_reference(self, reference_variable, name=None, initializer="zeros"):
+        """State of the shape and layout of `reference_variable`, in float32 at least."""
+        path = str(_path(reference_variable)).replace("/", "_").replace(":", "_")
+        with backends.colocated(reference_variable):
+            return self.add_variable(
+                shape=reference_variable.shape,
+                initializer=initializer,
+                dtype=_compute_dtype(reference_variable),
+                layout=getattr(reference_variable, "_layout", None),
+                name=f"{path}_{name or 'var'}",
+            )
+
+    def _add_scalar(self, name, value, dtype):
+        return self.add_variable((), _constant(value), dtype, "only_first_replica", name=name)
+
+    def _hold_learning_rate_in(self, dtype) -> None:
+        held = self._learning_rate
+        if isinstance(held, keras.Variable) and held.dtype != dtype and held.dtype != "float64":
+            value = _as_float(held, self._given_learning_rate)
+            self._untrack_variable(held)
+            self._learning_rate = self._add_scalar("learning_rate", value, dtype)
+
+    # The step.
+
+    def _backend_apply_gradients(self, grads, trainable_variables) -> None:
+        """Keras's hook for everything between scaled gradients and constraints."""
+        indices = [self._get_variable_index(variable) for variable in trainable_variables]
+        backends.on_each_device(
+            lambda grads: self._accumulate_or_step(grads, indices), grads, trainable_variables
+        )
+
+    def _accumulate_or_step(self, grads, indices) -> None:
+        grads = [ops.cast(g, self._compute_dtypes[i]) for g, i in zip(grads, indices, strict=True)]
+        count = self.gradient_accumulation_steps
+        if not count:
+            return self._step(grads, indices)
+        totals = [self._accumulated_gradients[i] for i in indices]
+
+        def accumulate():
+            for total, g in zip(totals, grads, strict=True):
+                self.assign_add(total, g)
+
+        def step():
+            means = [ops.add(total, g) / count for total, g in zip(totals, grads, strict=True)]
+            self._step(means, indices)
+            for total in self._accumulated_gradients:
+                self.assign(total, ops.zeros(total.shape, total.dtype))
+
+        is_last = ops.equal((self._iterations + 1) % count, 0)
+        backends.choose(is_last, step, accumulate, self._trainable_variables + self.variables)
+
+    def _step(self, grads, indices) -> None:
+        rate = self._learning_rate
+        if isinstance(rate, Schedule):
+            dtype = "float64" if "float64" in self._compute_dtypes else "float32"
+            rate = rate.value(ops.cast(self._iterations, "int32"), dtype)
+        else:
+            rate = self.learning_rate
+        self._update_variables(self._clip_gradients(grads), indices, rate)
+        if self.use_ema:
+            self._update_averages()
+
+    def update_step(self, gradient, variable, learning_rate) -> None:
+        """Updates one variable by the rule and its weight decay, without clipping or averaging."""
+        index = self._get_variable_index(variable)
+        gradient = ops.cast(gradient, self._compute_dtypes[index])
+        self._update_variables([gradient], [index], learning_rate)
+
+    def _update_variables(self, grads, indices, learning_rate) -> None:
+        decay = as_weight_decay(self._weight_decay)
+        variables = [self._trainable_variables[i] for i in indices]
+        dtypes = [self._compute_dtypes[i] for i in indices]
+        contexts = {dtype: self._context(dtype, learning_rate, decay) for dtype in set(dtypes)}
+
+        prepared = []
+        for g, variable, index, dtype in zip(grads, variables, indices, dtypes, strict=True):
+            c = contexts[dtype]
+            w = ops.cast(ops.convert_to_tensor(variable), dtype)
+            state = {name: ops.convert_to_tensor(v) for name, v in self._states[index].items()}
+            fraction = c.decay if self._decays[index] else None
+            if backends.is_sparse(g):
+                keep = self.handles_sparse_gradients and fraction is None
+                g = backends.merge_rows(g) if keep else backends.densify(g)
+            if fraction is not None and decay.inside_gradient:
+                g, fraction = g + fraction * w, None
+            prepared.append((g, w, SimpleNamespace(**state), c, fraction))
+
+        new_scalars = {}
+        if type(self).survey is not FamilyOptimizer.survey:
+            grads, weights, states, *_ = (list(column) for column in zip(*prepared, strict=True))
+            found, new_scalars = self.survey(grads, weights, states, next(iter(contexts.values())))
+            for dtype, c in contexts.items():
+                vars(c).update({name: ops.cast(x, dtype) for name, x in found.items()})
+
+        for variable, index, (g, w, s, c, fraction) in zip(
+            variables, indices, prepared, strict=True
+        ):
+            step, state = self.update(g, w, s, c)
+            for name, value in state.items():
+                slot = self._states[index][name]
+                if isinstance(value, Added):
+                    self.assign_add(slot, value.increment)
+                else:
+                    self.assign(slot, value)
+            if backends.is_sparse(step):
+                self.assign_sub(variable, step)
+            else:
+                if fraction is not None:
+                    step = step + fraction * w
+                self.assign(variable, ops.cast(w - step, variable.dtype))
+        for name, value in new_scalars.items():
+            self.assign(self._scalar_state[name], value)
+
+    def _context(self, dtype, learning_rate, decay) -> SimpleNamespace:
+        """The step's scalars in `dtype`."""
+        c = SimpleNamespace(dtype=dtype, step=ops.convert_to_tensor(self._iterations))
+        c.t = ops.cast(self.iterations, dtype) + 1.0
+        c.lr = ops.cast(learning_rate, dtype)
+        c.initial_learning_rate = self._initial_learning_rate
+        for name in self._hyperparameters():
+            value = self._tunables.get(name)
+            if value is not None:
+                value = ops.cast(value, dtype)
+            else:
+                value = self._rate if name == "weight_decay" else getattr(self, name)
+            setattr(c, name, value)
+        for name, variable in self._scalar_state.items():
+            setattr(c, name, ops.cast(variable, dtype))
+        vars(c).update(self.scalars(c))
+        is_off = decay is None or (decay.rate == 0.0 and "weight_decay" not in self._tunables)
+        c.decay = None if is_off else decay.coefficient(c.weight_decay, c)
+        return c
+
+    def _update_averages(self) -> None:
+        """Advances the weights' moving average; the first average is the first iterate."""
+        is_first = ops.equal(self.iterations, 0)
+        every = self.ema_overwrite_frequency
+        for variable, average in zip(
+            self._trainable_variables, self._model_variables_moving_average, strict=True
+        ):
+            if average is None:
+                continue
+            w = ops.cast(ops.convert_to_tensor(variable), average.dtype)
+            old = ops.convert_to_tensor(average)
+            new = self.ema_momentum * old + (1 - self.ema_momentum) * w
+            new = ops.where(is_first, w, new)
+            self.assign(average, new)
+            if every:
+                overwrite = ops.equal((self.iterations + 1) % every, 0)
+                w = ops.where(overwrite, new, w)
+                self.assign(variable, ops.cast(w, variable.dtype))
+
+    def _overwrite_model_variables_with_average_value(self, trainable_variables) -> None:
+        for variable, average in zip(
+            trainable_variables, self._model_variables_moving_average, strict=True
+        ):
+            if average is not None:
+                variable.assign(ops.cast(average, variable.dtype))
+
+    # Weight decay: which variables, relative to which learning rate.
+
+    @property
+    def weight_decay(self):
+        """What was given; the variable that holds its rate once that is tunable and built."""
+        return vars(self).get("_tunables", {}).get("weight_decay", self._weight_decay)
+
+    @weight_decay.setter
+    def weight_decay(self, value):
+        as_weight_decay(value)  # validates
+        tunable = vars(self).get("_tunables", {}).get("weight_decay")
+        if tunable is not None:
+            form = as_weight_decay(self._weight_decay)
+            check_float("weight_decay", value, form.interval)
+            tunable.assign(value)
+        else:
+            self._weight_decay = float(value) if isinstance(value, int) else value
+
+    @property
+    def _rate(self) -> float | None:
+        form = as_weight_decay(self._weight_decay)
+        return None if form is None else form.rate
+
+    @property
+    def _refers_to_initial_learning_rate(self) -> bool:
+        return hasattr(self._weight_decay, "coefficient") and not self._weight_decay.inside_gradient
+
+    @property
+    def _initial_learning_rate(self) -> float | None:
+        """lr_0: given, or the learning rate's first value, or its schedule's peak."""
+        rate = self._given_learning_rate
+        candidates = (
+            self._given_initial_learning_rate,
+            rate,
+            getattr(rate, "warmup_target", None),
+            getattr(rate, "initial_learning_rate", None),
+        )
+        return next((float(x) for x in candidates if isinstance(x, float) and x > 0), None)
+
+    def exclude_from_weight_decay(self, var_list=None, var_names=None) -> None:
+        """Excludes variables from weight decay; to be called before `build`, and saved.
+
+        Args:
+            var_list: Variables to exclude.
+            var_names: Regular expressions, each searched for in a variable's full path (such as
+                `"encoder/dense_1/bias"`), the same on every backend.
+
+        Raises:
+            ValueError: If the optimizer is built already, or an expression is not valid.
+
+        Example:
+
+        >>> import keras_adamfamily as kaf
+        >>> optimizer = kaf.AdamW(1e-3, weight_decay=0.01)
+        >>> optimizer.exclude_from_weight_decay(var_names=["bias", "norm", "embedding"])
+        """
+        if self.built:
+            raise ValueError(
+                "`exclude_from_weight_decay()` must be called before the optimizer is built."
+            )
+        if isinstance(var_names, str):
+            raise ValueError(
+                "`var_names` must be a list of regular expressions. "
+                f"Received a string: {var_names!r}. Write [{var_names!r}]."
+            )
+        patterns = list(var_names or ())
+        patterns += [f"^{re.escape(_path(variable))}$" for variable in var_list or ()]
+        for pattern in patterns:
+            try:
+                re.compile(pattern)
+            except (re.error, TypeError) as error:
+                raise ValueError(
+                    f"Excluded names must be regular expressions. Received: {pattern!r} ({error})"
+                ) from None
+        self._decay_exclusions = [*self._decay_exclusions, *patterns]
+
+    def _use_weight_decay(self, variable) -> bool:
+        path = _path(variable)
+        return not any(re.search(pattern, path) for pattern in self._decay_exclusions)
+
+    # Tunable hyperparameters.
+
+    @classmethod
+    def _declared(cls, kind) -> list[str]:
+        """Names of the descriptors of `kind`, base classes first, as declared."""
+        names = dict.fromkeys(name for owner in reversed(cls.__mro__) for name in vars(owner))
+        return [name for name in names if isinstance(inspect.getattr_static(cls, name), kind)]
+
+    def _hyperparameters(self) -> list[str]:
+        return [*self._declared(Hyperparameter), "weight_decay"]
+
+    def make_tunable(self, *names: str) -> FamilyOptimizer:
+        """Holds hyperparameters in scalar variables, so that they may change during training.
+
+        A Python float is a constant of the compiled step: changing it has no effect there, or costs
+        a retrace. A tunable one is part of the optimizer's state: it is read at every step,
+        checkpointed, and may differ between trials that share one program. The learning rate is
+        held in a variable in any case.
+
+        Args:
+            *names: Names of float arguments of this optimizer, `"weight_decay"` included.
+
+        Returns:
+            The optimizer itself.
+
+        Raises:
+            ValueError: If the optimizer is built already, or a name is not one of its floats.
+
+        Example:
+
+        >>> import keras_adamfamily as kaf
+        >>> optimizer = kaf.AdamW(1e-3, weight_decay=0.01).make_tunable("weight_decay", "beta_1")
+        >>> optimizer.beta_1 = 0.95
+        """
+        if self.built:
+            raise ValueError("`make_tunable()` must be called before the optimizer is built.")
+        self._check_tunable(names)
+        self._requested_tunable = tuple(dict.fromkeys((*self._requested_tunable, *names)))
+        return self
+
+    def _check_tunable(self, names) -> None:
+        known = self._hyperparameters()
+        for name in names:
+            if name not in known:
+                raise ValueError(
+                    f"`tunable` must name float arguments of {type(self).__name__}: "
+                    f"{', '.join(known)}. Received: {name!r}"
+                )
+        if "weight_decay" in names and self._weight_decay is None:
+            raise ValueError(
+                "`weight_decay` cannot be tunable while it is None. "
+                "Give it a value, 0.0 if need be, to say which form of decay is meant."
+            )
+
+    # Saving and loading.
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        rate = self._given_learning_rate
+        if isinstance(self._learning_rate, keras.Variable):
+            config["learning_rate"] = _as_float(self._learning_rate, rate)
+        config["initial_learning_rate"] = self._given_initial_learning_rate
+        if isinstance(rate, float) and config["learning_rate"] != rate:
+            config["initial_learning_rate"] = self._initial_learning_rate
+        for name in [*self._hyperparameters(), *self._declared(Option)]:
+            value = getattr(self, name)
+            if name in self._tunables:
+                given = self._rate if name == "weight_decay" else vars(self)[f"_{name}"]
+                value = _as_float(value, given)
+                if isinstance(self._weight_decay, WeightDecay) and name == "weight_decay":
+                    value = type(self._weight_decay).from_config(
+                        {**self._weight_decay.get_config(), "rate": value}
+                    )
+            if isinstance(value, WeightDecay):
+                value = keras.saving.serialize_keras_object(value)
+            config[name] = value
+        config["weight_decay_exclude"] = list(self._decay_exclusions)
+        config["tunable"] = list(self._requested_tunable)
+        return config
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        if isinstance(config.get("weight_decay"), dict):
+            config["weight_decay"] = keras.saving.deserialize_keras_object(
+                config["weight_decay"], custom_objects=custom_objects
+            )
+        return super().from_config(config, custom_objects)
+
+    def load_own_variables(self, store) -> None:
+        """Restores the state; a checkpoint of another optimizer or model is refused."""
+        if self.built:
+            saved = [tuple(np.shape(store[str(i)])) for i in range(len(store.keys()))]
+            expected = [tuple(variable.shape) for variable in self.variables]
+            if saved != expected:
+                differ = [
+                    f"{variable.path}: {tuple(variable.shape)} expected, {shape} saved"
+                    for variable, shape in zip(self.variables, saved, strict=False)
+                    if tuple(variable.shape) != shape
+                ]
+                raise ValueError(
+                    f"The saved state does not fit {type(self).__name__} {self.name!r}: "
+                    f"{len(expected)} variables expected, {len(saved)} saved. "
+                    f"First difference: {differ[0] if differ else 'the number of variables'}. "
+                    "Build the optimizer with the arguments and the model that it was saved with."
+                )
+        super().load_own_variables(store)
+
+
+def _path(variable) -> str:
+    """The full path of a Keras variable; a raw `tf.Variable` only has a name."""
+    return getattr(variable, "path", None) or variable.name
+
+
+def _constant(value):
+    """An initializer that does not round to `floatx`, as `initializers.Constant` does."""
+    return lambda shape, dtype: ops.full(shape, value, dtype)
+
+
+def _compute_dtype(variable) -> str:
+    dtype = keras.backend.standardize_dtype(variable.dtype)
+    return "float64" if dtype == "float64" else "float32"
+
+
+def _as_float(variable, given) -> float:
+    """A variable's value as the Python float that it was given, or the shortest that equals it."""
+    value = keras.ops.convert_to_numpy(variable)[()]
+    if isinstance(given, float) and value.dtype.type(given) == value:
+        return given
+    return float(str(value))
+
+
+def _arguments(cls) -> set[str]:
+    """Names of the arguments that the constructors of `cls` and its bases accept."""
+    names = set()
+    for owner in cls.__mro__:
+        if issubclass(owner, FamilyOptimizer) and "__init__" in vars(owner):
+            code = owner.__init__.__code__
+            names.update(code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount])
+    return names

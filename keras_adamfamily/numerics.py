@@ -1,0 +1,59 @@
+"""The arithmetic that every rule shares, each function exact where the textbook form is not."""
+
+from __future__ import annotations
+
+import math
+
+from keras import ops
+
+
+def lerp(average, value, weight):
+    """One step of an exponential moving average: `average + weight * (value - average)`."""
+    return average + weight * (value - average)
+
+
+def scale(tensor, factor, dtype):
+    """`factor * tensor` for a dense or sparse tensor of `dtype`, and a float or scalar tensor."""
+    return ops.multiply(tensor, ops.convert_to_tensor(factor, dtype))
+
+
+def maximum(old, new):
+    """Elementwise maximum; NaN in `new` stays. (`ops.maximum` rounds float64 down on PyTorch.)"""
+    return ops.where(old > new, old, new)
+
+
+def power(base, exponent):
+    """`base ** exponent` for `base` in (0, 1], a Python float or a scalar tensor."""
+    if isinstance(base, float):
+        return ops.exp(exponent * math.log(base))
+    return ops.power(base, exponent)
+
+
+def one_minus_power(base, exponent):
+    """`1 - base ** exponent` without cancellation: the bias correction `1 - beta ** t`.
+
+    For beta = 0.999 and t = 1 the naive form loses half of float32's digits, and all of
+    bfloat16's.
+    """
+    if isinstance(base, float):
+        if base == 0.0:
+            return ops.ones_like(exponent)
+        return -ops.expm1(exponent * math.log(base))
+    return -ops.expm1(exponent * ops.log1p(base - 1.0))
+
+
+def divide(numerator, denominator, surely_positive: bool):
+    """`numerator / denominator` for a denominator >= 0, where 0 gives 0 instead of NaN.
+
+    Rules without epsilon need the guard: a weight that never had a gradient is 0 / 0. It costs
+    nothing where a positive epsilon rules zero out. The numerator may be sparse.
+    """
+    if not surely_positive:
+        infinite = ops.full_like(denominator, math.inf)
+        denominator = ops.where(denominator > 0.0, denominator, infinite)
+    return ops.divide(numerator, denominator)
+
+
+def is_positive(value) -> bool:
+    """Whether `value` is known to be positive when the program is written: not for a tensor."""
+    return isinstance(value, float) and value > 0.0

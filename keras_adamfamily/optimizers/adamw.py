@@ -1,0 +1,57 @@
+"""AdamW (Loshchilov and Hutter, 2017)."""
+
+from __future__ import annotations
+
+from keras_adamfamily.optimizers.adam import Adam
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay.
+
+    ```
+    m_t, v_t, m_hat, v_hat as in Adam
+    theta_t = theta_{t-1} - eta_t * (alpha * m_hat / (sqrt(v_hat) + epsilon) + lambda * theta_{t-1})
+    ```
+
+    Loshchilov and Hutter, "Decoupled Weight Decay Regularization" (arXiv:1711.05101), Algorithm 2.
+    There the learning rate alpha does not multiply the decay: `weight_decay=Decoupled(lambda)`. A
+    plain float keeps Keras's, PyTorch's and Optax's meaning, `lr_t * weight_decay * theta`, so that
+    replacing `keras.optimizers.AdamW` changes no training. With `Normalized` decay and
+    `CosineWarmRestarts` as learning rate this is AdamWR.
+
+    Args:
+        learning_rate: eta_t * alpha, 0.001 by default.
+        weight_decay: 0.004 by default, as in Keras; `Decoupled`, `Normalized`, `L2` or a float.
+        beta_1: Decay of the average gradient, a float in [0, 1), 0.9 by default.
+        beta_2: Decay of the average square, a float in [0, 1), 0.999 by default.
+        epsilon: A float >= 0, 1e-8 by default.
+        **kwargs: `amsgrad`, `epsilon_form`, `bias_correction` and `beta_1_decay` as in `Adam`, and
+            the arguments that every optimizer of the family takes, see `FamilyOptimizer`.
+
+    Raises:
+        ValueError: If an argument has a wrong type or is out of range.
+
+    Example:
+
+    >>> import keras_adamfamily as kaf
+    >>> like_keras = kaf.AdamW(1e-3, weight_decay=0.004)
+    >>> like_the_paper = kaf.AdamW(1e-3, weight_decay=kaf.Decoupled(1e-4))
+    """
+
+    def __init__(
+        self,
+        learning_rate=0.001,
+        weight_decay=0.004,
+        beta_1=0.9,
+        beta_2=0.999,
+        epsilon=1e-8,
+        **kwargs,
+    ):
+        if weight_decay is None:
+            raise ValueError(
+                "Argument `weight_decay` must be a float. Received: weight_decay=None. "
+                "`Decoupled`, `Normalized` and `L2` are accepted too; without decay, use `Adam`."
+            )
+        super().__init__(
+            learning_rate, beta_1, beta_2, epsilon, weight_decay=weight_decay, **kwargs
+        )

@@ -1,0 +1,103 @@
+"""Stochastic gradient descent with momentum, and with decoupled weight decay (SGDW)."""
+
+from __future__ import annotations
+
+from keras import ops
+
+from keras_adamfamily.base import FamilyOptimizer
+from keras_adamfamily.hyperparameters import Hyperparameter, Option
+from keras_adamfamily.validation import UNIT
+from keras_adamfamily.weight_decay import Decoupled
+
+
+class SGD(FamilyOptimizer):
+    """Stochastic gradient descent, with classical or Nesterov momentum.
+
+    ```
+    v_t     = mu * v_{t-1} - lr_t * g_t
+    theta_t = theta_{t-1} + v_t                           classical
+    theta_t = theta_{t-1} + mu * v_t - lr_t * g_t         Nesterov
+    ```
+
+    The form of Sutskever et al. (2013), as in Keras: the buffer holds past *steps*, so that a
+    change of the learning rate applies to new gradients alone. (PyTorch's buffer holds gradients,
+    and a new rate rescales the past as well; the two agree at a constant rate.)
+
+    Args:
+        learning_rate: lr, 0.01 by default.
+        momentum: mu, a float in [0, 1], 0 by default, which keeps no state.
+        nesterov: Whether to use Nesterov's form.
+        **kwargs: The arguments that every optimizer of the family takes, see `FamilyOptimizer`.
+
+    Raises:
+        ValueError: If an argument has a wrong type or is out of range.
+
+    Example:
+
+    >>> import keras_adamfamily as kaf
+    >>> optimizer = kaf.SGD(0.1, momentum=0.9, nesterov=True)
+    """
+
+    momentum = Hyperparameter(UNIT)
+    nesterov = Option(False, True)
+
+    def __init__(self, learning_rate=0.01, momentum=0.0, nesterov=False, **kwargs):
+        super().__init__(learning_rate, **kwargs)
+        self.momentum = momentum
+        self.nesterov = nesterov
+
+    @property
+    def _has_momentum(self) -> bool:
+        return "momentum" in self._requested_tunable or self.momentum != 0.0
+
+    @property
+    def slots(self):
+        return {"momentum": 0.0} if self._has_momentum else {}
+
+    @property
+    def handles_sparse_gradients(self):
+        return not self._has_momentum
+
+    def update(self, g, w, s, c):
+        move = ops.multiply(g, c.lr)
+        if not self._has_momentum:
+            return move, {}
+        v = c.momentum * s.momentum - move
+        step = move - c.momentum * v if self.nesterov else -v
+        return step, {"momentum": v}
+
+
+class SGDW(SGD):
+    """SGD with momentum and decoupled weight decay (Loshchilov and Hutter, arXiv:1711.05101).
+
+    ```
+    v_t     = mu * v_{t-1} - lr_t * g_t
+    theta_t = theta_{t-1} + v_t - eta_t * lambda * theta_{t-1}
+    ```
+
+    With `lr_t = eta_t * alpha`. The decay stays out of the momentum buffer and carries no learning
+    rate, so that the two can be tuned independently. With `CosineWarmRestarts` as learning rate and
+    `Normalized` decay this is SGDWR.
+
+    Args:
+        learning_rate: eta_t * alpha, 0.05 by default.
+        momentum: mu, a float in [0, 1], 0.9 by default.
+        nesterov: Whether to use Nesterov's form.
+        weight_decay: `Decoupled(1e-4)` by default; see `FamilyOptimizer`.
+        **kwargs: The arguments that every optimizer of the family takes, see `FamilyOptimizer`.
+
+    Raises:
+        ValueError: If an argument has a wrong type or is out of range.
+
+    Example:
+
+    >>> import keras_adamfamily as kaf
+    >>> optimizer = kaf.SGDW(0.05, weight_decay=kaf.Decoupled(5e-4))
+    """
+
+    def __init__(
+        self, learning_rate=0.05, momentum=0.9, nesterov=False, weight_decay=None, **kwargs
+    ):
+        if weight_decay is None:
+            weight_decay = Decoupled(1e-4)
+        super().__init__(learning_rate, momentum, nesterov, weight_decay=weight_decay, **kwargs)
