@@ -1,0 +1,1 @@
+"""The second opinion: every algorithm once more in plain numpy, read off the papers alone."""
