@@ -1,4 +1,4 @@
-"""The three places where a backend needs its own way: devices, branches and sparse gradients."""
+"""Where a backend needs its own way: devices, branches, sparse gradients, and float64."""
 
 from __future__ import annotations
 
@@ -9,13 +9,33 @@ from keras import ops
 
 BACKEND = keras.backend.backend()
 
+# `cos` and `maximum` are the backend's own: Keras's round float64 to float32 on JAX and PyTorch.
 if BACKEND == "tensorflow":
     import tensorflow as tf
+    from tensorflow import cos, maximum
 elif BACKEND == "jax":
     import jax
     from jax.experimental import sparse as jax_sparse
+    from jax.numpy import cos, maximum
 elif BACKEND == "torch":
     import torch
+    from torch import cos, maximum
+else:
+    raise ImportError(
+        "keras_adamfamily runs on Keras's TensorFlow, JAX and PyTorch backends. "
+        f"Set KERAS_BACKEND to tensorflow, jax or torch. It is {BACKEND!r}."
+    )
+
+__all__ = [
+    "choose",
+    "colocated",
+    "cos",
+    "densify",
+    "is_sparse",
+    "maximum",
+    "merge_rows",
+    "on_each_device",
+]
 
 
 def on_each_device(update, grads, variables) -> None:
@@ -102,9 +122,14 @@ def densify(tensor):
 
 
 def merge_rows(tensor):
-    """A sparse gradient with one entry per row: rules that square it need the row's whole sum."""
+    """A sparse gradient whose repeated rows are merged into the first of them, the others zero.
+
+    A rule that squares the gradient needs each row's sum. Shapes stay static, as XLA needs.
+    """
     if BACKEND == "tensorflow":
-        rows, position = tf.unique(tensor.indices)
-        values = tf.math.unsorted_segment_sum(tensor.values, position, tf.shape(rows)[0])
+        rows, values = tensor.indices, tensor.values
+        count, order = tf.shape(rows)[0], tf.range(tf.shape(rows)[0])
+        first = tf.math.unsorted_segment_min(order, rows, tensor.dense_shape[0])
+        values = tf.math.unsorted_segment_sum(values, tf.gather(first, rows), count)
         return tf.IndexedSlices(values, rows, tensor.dense_shape)
     return tensor.sum_duplicates(nse=tensor.nse)

@@ -75,7 +75,7 @@ def _explain(error: Exception) -> tuple[int, str]:
         return WRONG_USAGE, f"{error.filename}: {error.strerror}"
     if isinstance(error, (Usage, ValueError, TypeError, OSError)):
         return WRONG_USAGE, str(error)
-    if isinstance(error, RuntimeError):
+    if isinstance(error, (RuntimeError, ImportError)):
         return FAILED_RUN, str(error)
     return FAILED_RUN, f"{type(error).__name__}: {error}; --debug shows where"
 
@@ -104,7 +104,7 @@ def list_algorithms(
 def tune(
     model: Annotated[
         str | None,
-        typer.Argument(metavar="[MODULE:build_model]", help="Your model; needs --data."),
+        typer.Argument(metavar="MODULE:build_model", help="Your model; needs --data."),
     ] = None,
     data: Annotated[str | None, typer.Option(metavar="MODULE:load_data", help="Your data.")] = None,
     task: Annotated[str | None, typer.Option(help="A built-in task: digits.")] = None,
@@ -122,7 +122,7 @@ def tune(
     ] = 3,
     seed: Annotated[int, typer.Option(help="Same seed, same trials.")] = 0,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the study; by default runs/<task or module>.")
+        Path | None, typer.Option(help="Folder of the study; by default runs/TASK or runs/MODULE.")
     ] = None,
     backend: Annotated[
         str | None, typer.Option(help="jax, tensorflow or torch; by default Keras's setting.")

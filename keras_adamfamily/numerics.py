@@ -17,11 +17,6 @@ def scale(tensor, factor, dtype):
     return ops.multiply(tensor, ops.convert_to_tensor(factor, dtype))
 
 
-def maximum(old, new):
-    """Elementwise maximum; NaN in `new` stays. (`ops.maximum` rounds float64 down on PyTorch.)"""
-    return ops.where(old > new, old, new)
-
-
 def power(base, exponent):
     """`base ** exponent` for `base` in (0, 1], a Python float or a scalar tensor."""
     if isinstance(base, float):

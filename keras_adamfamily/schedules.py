@@ -16,6 +16,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_adamfamily import backends
 from keras_adamfamily.validation import (
     POSITIVE,
     UNIT,
@@ -50,7 +51,7 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
 
 def _cosine(high, low, progress):
     """From `high` at `progress` 0 to `low` at 1, along half a cosine."""
-    return low + (high - low) * 0.5 * (1.0 + ops.cos(math.pi * progress))
+    return low + (high - low) * 0.5 * (1.0 + backends.cos(math.pi * progress))
 
 
 @keras.saving.register_keras_serializable("keras_adamfamily")
@@ -129,7 +130,7 @@ class CosineWarmRestarts(Schedule):
         peak = self.initial_learning_rate
         if self.peak_multiplier != 1.0:
             peak = peak * ops.power(ops.cast(self.peak_multiplier, dtype), index)
-            peak = ops.maximum(peak, self.minimum_learning_rate)
+            peak = backends.maximum(peak, ops.cast(self.minimum_learning_rate, dtype))
         return _cosine(peak, self.minimum_learning_rate, since / length)
 
     def get_config(self):

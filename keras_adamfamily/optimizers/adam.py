@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from keras import ops
 
+from keras_adamfamily import backends
 from keras_adamfamily.base import FamilyOptimizer
 from keras_adamfamily.hyperparameters import Hyperparameter, Option
-from keras_adamfamily.numerics import divide, is_positive, lerp, maximum, one_minus_power, power
+from keras_adamfamily.numerics import divide, is_positive, lerp, one_minus_power, power
 from keras_adamfamily.validation import BETA, NON_NEGATIVE, Interval
 
 
@@ -109,7 +110,7 @@ class Adam(FamilyOptimizer):
 
     def largest(self, v, s, c, state):
         """The largest v so far, which it also puts into the new state."""
-        state["velocity_hat"] = maximum(s.velocity_hat, v)
+        state["velocity_hat"] = backends.maximum(s.velocity_hat, v)
         return state["velocity_hat"]
 
 

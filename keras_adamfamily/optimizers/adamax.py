@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from keras import ops
 
+from keras_adamfamily import backends
 from keras_adamfamily.base import FamilyOptimizer
 from keras_adamfamily.hyperparameters import Hyperparameter, Option
-from keras_adamfamily.numerics import divide, is_positive, lerp, maximum, one_minus_power
+from keras_adamfamily.numerics import divide, is_positive, lerp, one_minus_power
 from keras_adamfamily.validation import BETA, NON_NEGATIVE
 
 
@@ -22,7 +23,7 @@ class Adamax(FamilyOptimizer):
     Kingma and Ba, "Adam: A Method for Stochastic Optimization" (arXiv:1412.6980), section 7.1. u
     needs no bias correction and the paper has no epsilon; where u is 0 the weight stays put. Keras
     divides by `u_t + epsilon` with epsilon 1e-7 (`"added"`); PyTorch and Optax put
-    `|g_t| + epsilon` with 1e-8 into the maximum, which then remembers it (`"inside_max"`).
+    `|g_t| + epsilon` with 1e-8 into the which then remembers it (`"inside_max"`).
 
     Args:
         learning_rate: lr, 0.002 by default.
@@ -69,9 +70,9 @@ class Adamax(FamilyOptimizer):
     def update(self, g, w, s, c):
         m = lerp(s.momentum, g, 1 - c.beta_1)
         if self.epsilon_form == "inside_max":
-            u = root = maximum(c.beta_2 * s.norm, ops.abs(g) + c.epsilon)
+            u = root = backends.maximum(c.beta_2 * s.norm, ops.abs(g) + c.epsilon)
         else:
-            u = maximum(c.beta_2 * s.norm, ops.abs(g))
+            u = backends.maximum(c.beta_2 * s.norm, ops.abs(g))
             root = u + c.epsilon
         step = c.alpha * divide(m, root, is_positive(c.epsilon))
         return step, {"momentum": m, "norm": u}

@@ -1,0 +1,41 @@
+"""Two TensorFlow devices and four JAX devices on one CPU, set up before either starts."""
+
+import contextlib
+import os
+
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+)
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras  # noqa: E402
+import pytest  # noqa: E402
+
+BACKEND = keras.backend.backend()
+
+if BACKEND == "tensorflow":
+    import tensorflow as tf
+
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+    )
+
+
+@pytest.fixture
+def x64():
+    """Float64 tensors, which JAX has to be asked for."""
+    if BACKEND == "jax":
+        import jax
+
+        with jax.enable_x64(True):
+            yield
+    else:
+        yield
+
+
+@pytest.fixture(autouse=True)
+def fresh_names():
+    """Variables are named from zero in every test."""
+    with contextlib.suppress(AttributeError):
+        keras.utils.clear_session()
+    yield
