@@ -4,6 +4,11 @@
 >>> optimizer = kaf.AdamW(1e-3, weight_decay=kaf.Decoupled(1e-4))
 """
 
+from keras_adamfamily._backend import choose_installed_backend
+
+choose_installed_backend()
+
+# ruff: noqa: E402 - Keras reads its choice of backend when it is imported
 from keras_adamfamily._version import __version__
 from keras_adamfamily.base import FamilyOptimizer
 from keras_adamfamily.optimizers.adadelta import Adadelta

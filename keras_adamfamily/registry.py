@@ -68,21 +68,20 @@ class Record:
         return {p.name: p.default for p in parameters if p.default is not p.empty}
 
 
-_ADAPTIVE = (1e-4, 1e-1)
-_STEEPEST = (1e-3, 1.0)
+_ADAPTIVE = (1e-4, 3e-2)
 
 RECORDS: tuple[Record, ...] = (
     Record(
         SGD,
         "Robbins and Monro 1951; Sutskever et al. 2013",
         "the baseline; needs a tuned rate and schedule",
-        _STEEPEST,
+        (3e-3, 1.0),
     ),
     Record(
         SGDW,
         "Loshchilov and Hutter 2017, arXiv:1711.05101",
         "decay and learning rate tune independently",
-        _STEEPEST,
+        (1e-3, 3e-1),
     ),
     Record(
         Adagrad,

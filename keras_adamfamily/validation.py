@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import numbers
+import sys
 from typing import Any
 
 
@@ -45,7 +46,8 @@ def check_float(name: str, value: Any, interval: Interval, otherwise: str = "") 
     `otherwise` completes the sentence when something else than a float is accepted as well.
     """
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not is_number or float(value) not in interval:
+    is_float = is_number and abs(value) <= sys.float_info.max  # an integer may be larger
+    if not is_float or float(value) not in interval:
         raise ValueError(
             f"`{name}` must be a float between {interval}.{otherwise} Received: {name}={value!r}"
         )

@@ -122,8 +122,7 @@ def run_without(absent, program: str) -> subprocess.CompletedProcess:
 def test_imports_under_one_backend_without_the_others_and_the_extras(setup_cfg):
     absent = set(BACKENDS) - {keras.backend.backend()}
     absent |= modules(requirements(setup_cfg["options.extras_require"]["tuning"])) - {
-        "rich",  # Keras needs it
-        "six",  # TensorFlow needs it
+        *("rich", "scipy", "six"),  # Keras, JAX and TensorFlow need these
     }
     done = run_without(absent, "import keras_adamfamily as kaf; print(len(kaf.names()))")
     assert done.returncode == 0, done.stderr

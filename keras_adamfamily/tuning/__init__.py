@@ -1,0 +1,26 @@
+"""Search for the learning rate and the weight decay of several optimizers, and compare them."""
+
+try:
+    from keras_adamfamily.tuning.hypermodel import OptimizerHyperModel
+    from keras_adamfamily.tuning.leaderboard import LeaderboardRow
+    from keras_adamfamily.tuning.search import tune
+    from keras_adamfamily.tuning.space import SearchSpace
+    from keras_adamfamily.tuning.study import Study
+    from keras_adamfamily.tuning.tasks import TASKS
+    from keras_adamfamily.tuning.trial import TrialResult
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"keras_adamfamily.tuning needs the package {error.name!r}: "
+        "pip install 'keras-adamfamily[tuning]'",
+        name=error.name,
+    ) from error
+
+__all__ = [
+    "TASKS",
+    "LeaderboardRow",
+    "OptimizerHyperModel",
+    "SearchSpace",
+    "Study",
+    "TrialResult",
+    "tune",
+]

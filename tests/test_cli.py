@@ -1,0 +1,232 @@
+"""The command: what it prints, what it writes, and one readable line with a code when it fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import pytest
+
+pytest.importorskip("typer")
+pytest.importorskip("keras_tuner")
+
+import keras_adamfamily as kaf
+from keras_adamfamily import cli
+
+ROOT = Path(__file__).resolve().parent.parent
+
+TINY = """
+import keras
+import numpy as np
+
+def build_model():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(3)])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(loss=loss, metrics=["accuracy"])
+    return model
+
+def load_data():
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(96, 3)).astype("float32"), np.arange(96) % 3
+    x[:, 0] += y
+    return (x[:64], y[:64]), (x[64:], y[64:])
+
+def broken_model():
+    raise ValueError("a layer is\\nmissing")
+
+def broken_data():
+    raise OSError("the disk is gone")
+
+def no_pair():
+    return 1
+
+number = 3
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A current folder with the module `tiny` in it."""
+    (tmp_path / "tiny.py").write_text(TINY)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "tiny", raising=False)
+    yield tmp_path
+    sys.modules.pop("tiny", None)
+
+
+def run(monkeypatch, capsys, *arguments):
+    """Runs the command in this process: exit code, stdout, stderr."""
+    monkeypatch.setattr(sys, "argv", ["adamfamily", *arguments])
+    with pytest.raises(SystemExit) as exit:
+        cli.main()
+    captured = capsys.readouterr()
+    return exit.value.code or 0, captured.out, captured.err
+
+
+def test_list_names_every_algorithm(monkeypatch, capsys):
+    code, out, _ = run(monkeypatch, capsys, "list")
+    assert code == 0
+    for name in kaf.names():
+        assert f" {name} " in out
+    code, out, _ = run(monkeypatch, capsys, "list", "--json")
+    described = json.loads(out)
+    assert [record["name"] for record in described] == kaf.names()
+    adam = next(record for record in described if record["name"] == "Adam")
+    assert adam["state_per_parameter"] == 2
+    assert "1412.6980" in adam["paper"]
+
+
+def test_help_has_examples(monkeypatch, capsys):
+    code, out, _ = run(monkeypatch, capsys, "tune", "--help")
+    assert code == 0
+    assert "adamfamily tune --task digits" in " ".join(out.split())
+    code, out, _ = run(monkeypatch, capsys)
+    assert code == 0
+    assert "tune" in out and "report" in out
+
+
+def test_tune_and_report(folder, monkeypatch, capsys):
+    arguments = ["tune", "tiny:build_model", "--data", "tiny:load_data", "--optimizers"]
+    arguments += ["adamw,SGDW", "--trials", "2", "--epochs", "1", "--seeds", "1", "--out", "a[b]"]
+    code, out, err = run(monkeypatch, capsys, *arguments)
+    assert (code, err) == (0, "")
+    assert "4/4" in out
+    assert "No clear winner" in out
+    assert "a[b]/best.json" in out.replace(os.sep, "/")
+    best = kaf.get(folder / "a[b]" / "best.json")
+    assert type(best).__name__ in ("AdamW", "SGDW")
+
+    page = (folder / "a[b]" / "report.html").read_text("utf-8")
+    (folder / "a[b]" / "report.html").unlink()
+    code, _, err = run(monkeypatch, capsys, "report", "a[b]")
+    assert (code, err) == (0, "")
+    assert (folder / "a[b]" / "report.html").read_text("utf-8") == page
+
+
+USER = ["tune", "tiny:build_model", "--data", "tiny:load_data"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["tune", "--optimizers", "adamm"], 2, "Unknown optimizer 'adamm'. Did you mean Adam"),
+        (["tune", "--optimizers", ","], 2, "`optimizers` must be a non-empty list"),
+        (["tune", "--task", "weather"], 2, "--task must be one of digits, not 'weather'"),
+        (["tune", "--trials", "many"], 2, "Invalid value for '--trials'"),
+        (["tune", "--trials", "0"], 2, "`max_trials` must be an integer >= 3"),
+        (["tune", "--fast"], 2, "No such option: --fast"),
+        (["tuna"], 2, "No such command 'tuna'"),
+        (["tune", "--backend", "abacus"], 2, "--backend must be one of jax, tensorflow, torch"),
+        (["tune", "tiny:build_model"], 2, "your own model needs both"),
+        (["tune", "--data", "tiny:load_data"], 2, "your own model needs both"),
+        ([*USER, "--task", "digits"], 2, "either --task, or MODULE:build_model"),
+        (["tune", "tiny", "--data", "tiny:load_data"], 2, "must have the form MODULE:FUNCTION"),
+        (["tune", "tinny:f", "--data", "tiny:load_data"], 2, "there is no module 'tinny'"),
+        (["tune", "tiny:f", "--data", "tiny:load_data"], 2, "module 'tiny' has no 'f'"),
+        (["tune", "tiny:number", "--data", "tiny:load_data"], 2, "has no function 'number'"),
+        ([*USER, "--objective", "val_beauty"], 2, "'val_beauty:max' or 'val_beauty:min'"),
+        ([*USER, "--objective", "val_beauty:max"], 2, "`objective` must be one of accuracy, loss"),
+        ([*USER, "--out", "tiny.py/runs"], 2, "tiny.py/runs: Not a directory"),
+        ([*USER, "--out", "."], 2, "holds files that are not a study"),
+        (["report", "nowhere"], 2, "must be the folder of a study"),
+        (["tune", "tiny:broken_model", *USER[2:]], 1, "ValueError: a layer is"),
+        ([*USER[:3], "tiny:broken_data"], 1, "OSError: the disk is gone"),
+        ([*USER[:3], "tiny:no_pair"], 1, "load_data must return (x_train, y_train)"),
+    ],
+)
+def test_errors_are_one_line(folder, monkeypatch, capsys, arguments, code, message):
+    before = sorted(folder.iterdir())
+    got, _, err = run(monkeypatch, capsys, *arguments)
+    assert err.startswith("adamfamily: error: ")
+    assert err.count("\n") == 1
+    assert message in err.replace(os.sep, "/")
+    assert got == code
+    assert [path for path in sorted(folder.iterdir()) if path.name != "__pycache__"] == before
+
+
+def test_module_that_does_not_import(folder, monkeypatch, capsys):
+    (folder / "rotten.py").write_text("1 / 0")
+    code, _, err = run(
+        monkeypatch, capsys, "tune", "rotten:build_model", "--data", "tiny:load_data"
+    )
+    assert (code, err) == (
+        1,
+        "adamfamily: error: importing rotten raised ZeroDivisionError: division by zero\n",
+    )
+
+
+def test_debug_shows_the_traceback(folder, monkeypatch, capsys):
+    code, _, err = run(monkeypatch, capsys, "report", "nowhere", "--debug")
+    assert code == 2
+    assert err.startswith("Traceback")
+    assert err.splitlines()[-1].startswith("adamfamily: error: ")
+
+
+def test_other_backend_starts_again_under_it(monkeypatch, capsys):
+    calls = []
+    other = next(name for name in cli.BACKENDS if name != keras.config.backend())
+    monkeypatch.setattr(os, "execv", lambda *call: calls.append(call))
+    monkeypatch.setattr(cli.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setenv("KERAS_BACKEND", keras.config.backend())
+    run(monkeypatch, capsys, "tune", "--backend", other, "--task", "none")
+    assert calls[0][1][1:] == ["-m", "keras_adamfamily", *sys.argv[1:]]
+    assert os.environ["KERAS_BACKEND"] == other
+
+
+def test_backend_that_is_not_installed(monkeypatch, capsys):
+    other = next(name for name in cli.BACKENDS if name != keras.config.backend())
+    monkeypatch.setattr(cli.importlib.util, "find_spec", lambda name: None)
+    code, _, err = run(monkeypatch, capsys, "tune", "--backend", other)
+    assert code == 2
+    assert err.endswith(f"pip install 'keras-adamfamily[{other}]'\n")
+
+
+def start(folder, *arguments):
+    """The command in a process of its own."""
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    return subprocess.Popen(
+        [sys.executable, "-m", "keras_adamfamily", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": path, "KERAS_BACKEND": keras.config.backend()},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")
+def test_killed_search_goes_on_to_the_same_result(folder):
+    arguments = [*USER, "--optimizers", "adamw,sgdw", "--trials", "6", "--epochs", "2"]
+    arguments += ["--seeds", "1", "--objective", "val_loss"]
+    journal = folder / "killed" / "trials.jsonl"
+    whole = start(folder, *arguments, "--out", "whole")
+    process = start(folder, *arguments, "--out", "killed")
+    deadline = time.monotonic() + 120
+    while not journal.exists() or journal.read_bytes().count(b"\n") < 2:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    finished = journal.read_bytes()
+    assert 2 <= finished.count(b"\n") < 8
+
+    resumed = start(folder, *arguments, "--out", "killed")
+    outputs = [process.communicate(timeout=300) for process in (resumed, whole)]
+    assert [resumed.returncode, whole.returncode] == [0, 0], outputs
+    assert "going on:" in outputs[0][0]
+    assert journal.read_bytes().startswith(finished[: finished.rfind(b"\n") + 1])
+    assert results(folder / "killed") == results(folder / "whole")
+
+
+def results(folder):
+    """The trials without their times, and the files that are made from them."""
+    lines = (folder / "trials.jsonl").read_text().splitlines()
+    trials = [{**json.loads(line), "seconds": 0} for line in lines]
+    return trials, (folder / "best.json").read_text()

@@ -1,0 +1,129 @@
+"""Several devices compute what one does: `tf.distribute` on TensorFlow, sharding on JAX."""
+
+import contextlib
+
+import keras
+import numpy as np
+import pytest
+
+import keras_adamfamily as kaf
+from tests.steps import BACKEND, to_numpy
+
+SETTINGS = {
+    "decay by path": lambda: kaf.AdamW(
+        0.01, weight_decay=kaf.Decoupled(0.01), weight_decay_exclude=["bias"]
+    ),
+    "average": lambda: kaf.Adam(0.01, use_ema=True, ema_overwrite_frequency=3),
+    "global clipping": lambda: kaf.Adam(0.01, global_clipnorm=0.1),
+    "accumulation": lambda: kaf.AdamW(0.01, gradient_accumulation_steps=3),
+    "restarts": lambda: kaf.SGDW(
+        kaf.CosineWarmRestarts(0.05, 4),
+        weight_decay=kaf.Normalized(
+            0.025, batch_size=16, dataset_size=64, epochs=kaf.CosineWarmRestarts(0.05, 4)
+        ),
+    ),
+}
+RULES = {name: (lambda name=name: kaf.get(name)) for name in kaf.names()}
+
+FEATURES = np.random.RandomState(0).randn(64, 6).astype("float32")
+TARGETS = FEATURES @ np.random.RandomState(1).randn(6, 2).astype("float32")
+
+
+def fit(make_optimizer, scope):
+    """Weights and optimizer state after nine batches in `model.fit`."""
+    keras.utils.clear_session()
+    with scope:
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([keras.layers.Dense(8, "tanh"), keras.layers.Dense(2)])
+        model.build((None, 6))
+        model.compile(make_optimizer(), "mse")
+    model.fit(FEATURES[:48], TARGETS[:48], batch_size=16, epochs=3, shuffle=False, verbose=0)
+    return model, [to_numpy(v) for v in model.weights + model.optimizer.variables]
+
+
+def assert_same(one, other):
+    for a, b in zip(one, other, strict=True):
+        assert np.allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def two_devices():
+    """A strategy that sums by copying; collective kernels clash between tests of one process."""
+    import tensorflow as tf
+
+    return tf.distribute.MirroredStrategy(
+        ["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice()
+    )
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="tf.distribute")
+class TestMirroredStrategy:
+    @pytest.mark.parametrize("setting", SETTINGS)
+    def test_fit_on_two_devices_equals_one(self, setting):
+        strategy = two_devices()
+        _, alone = fit(SETTINGS[setting], contextlib.nullcontext())
+        model, mirrored = fit(SETTINGS[setting], strategy.scope())
+        assert_same(mirrored, alone)
+        for variable in model.optimizer.variables[1:]:
+            if hasattr(variable.value, "values"):
+                one, other = (v.numpy() for v in variable.value.values)
+                assert np.array_equal(one, other)  # both devices hold the same state
+
+    @pytest.mark.parametrize("rule", RULES)
+    def test_gradients_of_the_replicas_are_summed(self, rule):
+        import tensorflow as tf
+
+        strategy = two_devices()
+        start = np.array([1.0, -2.0, 3.0], "float32")
+        gradients = np.random.RandomState(0).randn(4, 2, 3).astype("float32")
+        with strategy.scope():
+            mirrored, optimizer = keras.Variable(start), RULES[rule]()
+            optimizer.build([mirrored])
+        alone, reference = keras.Variable(start), RULES[rule]()
+
+        @tf.function
+        def step(pair):
+            replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+            optimizer.apply([tf.gather(pair, replica)], [mirrored])
+
+        for pair in gradients:
+            strategy.run(step, args=(tf.constant(pair),))
+            reference.apply([tf.constant(pair.sum(axis=0))], [alone])
+        assert_same([to_numpy(mirrored)], [to_numpy(alone)])
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="keras.distribution")
+class TestSharding:
+    @pytest.fixture
+    def data_parallel(self):
+        distribution = keras.distribution.DataParallel(devices=keras.distribution.list_devices())
+        assert len(distribution.device_mesh.devices.flatten()) == 4
+        return distribution.scope()
+
+    @pytest.mark.parametrize("setting", SETTINGS)
+    def test_data_parallel_on_four_devices_equals_one(self, setting, data_parallel):
+        _, alone = fit(SETTINGS[setting], contextlib.nullcontext())
+        _, parallel = fit(SETTINGS[setting], data_parallel)
+        assert_same(parallel, alone)
+
+    @pytest.mark.parametrize("rule", RULES)
+    def test_state_is_sharded_like_its_variable(self, rule):
+        mesh = keras.distribution.DeviceMesh((4,), ["model"], keras.distribution.list_devices())
+        layout = keras.distribution.LayoutMap(mesh)
+        layout[".*kernel"] = keras.distribution.TensorLayout((None, "model"), mesh)
+        distribution = keras.distribution.ModelParallel(layout_map=layout)
+        random = np.random.RandomState(0)
+        start, gradient = random.randn(6, 8), random.randn(6, 8).astype("float32")
+
+        def apply(scope):
+            with scope:
+                kernel = keras.Variable(start, dtype="float32", name="kernel")
+                optimizer = RULES[rule]()
+                optimizer.apply([gradient], [kernel])
+            return kernel, [v for v in optimizer.variables if v.shape == kernel.shape]
+
+        alone, _ = apply(contextlib.nullcontext())
+        sharded, states = apply(distribution.scope())
+        assert_same([to_numpy(sharded)], [to_numpy(alone)])
+        for state in states:
+            assert state.value.sharding.is_equivalent_to(sharded.value.sharding, 2)
+            assert not state.value.is_fully_replicated
