@@ -30,7 +30,7 @@ from keras_adamfamily.validation import (
     check_integer,
     optional,
 )
-from keras_adamfamily.weight_decay import WeightDecay, as_weight_decay
+from keras_adamfamily.weight_decay import Decoupled, WeightDecay, as_weight_decay
 
 
 class Added:
@@ -157,10 +157,8 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
             name=name,
         )
         self._given_learning_rate = learning_rate
-        self._given_initial_learning_rate = optional(
-            check_float, "initial_learning_rate", initial_learning_rate, POSITIVE
-        )
-        if self._initial_learning_rate is None and self._refers_to_initial_learning_rate:
+        self.initial_learning_rate = initial_learning_rate
+        if isinstance(weight_decay, Decoupled) and self.initial_learning_rate is None:
             raise ValueError(
                 f"{self.weight_decay!r} scales with lr_t / lr_0, and lr_0 cannot be read off "
                 f"`learning_rate`. Pass `initial_learning_rate`, a float > 0. "
@@ -207,8 +205,7 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         self._hold_learning_rate_in(widest)
         for name in self._hyperparameters():
             if name in self._requested_tunable:
-                value = self._rate if name == "weight_decay" else getattr(self, name)
-                self._tunables[name] = self._add_scalar(name, value, widest)
+                self._tunables[name] = self._add_scalar(name, self._given(name), widest)
         super().build(variables)
         self._compute_dtypes = dtypes
         self._decays = [self._use_weight_decay(variable) for variable in variables]
@@ -294,46 +291,16 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
 
     def _update_variables(self, grads, indices, learning_rate) -> None:
         decay = as_weight_decay(self._weight_decay)
-        variables = [self._trainable_variables[i] for i in indices]
-        dtypes = [self._compute_dtypes[i] for i in indices]
-        contexts = {dtype: self._context(dtype, learning_rate, decay) for dtype in set(dtypes)}
-
-        prepared = []
-        for g, variable, index, dtype in zip(grads, variables, indices, dtypes, strict=True):
-            c = contexts[dtype]
-            w = ops.cast(ops.convert_to_tensor(variable), dtype)
-            state = {name: ops.convert_to_tensor(v) for name, v in self._states[index].items()}
-            fraction = c.decay if self._decays[index] else None
-            if backends.is_sparse(g):
-                keep = self.handles_sparse_gradients and fraction is None
-                g = backends.merge_rows(g) if keep else backends.densify(g)
-            if fraction is not None and decay.inside_gradient:
-                g, fraction = g + fraction * w, None
-            prepared.append((g, w, SimpleNamespace(**state), c, fraction))
-
-        new_scalars = {}
-        if type(self).survey is not FamilyOptimizer.survey:
-            grads, weights, states, *_ = (list(column) for column in zip(*prepared, strict=True))
-            found, new_scalars = self.survey(grads, weights, states, next(iter(contexts.values())))
-            for dtype, c in contexts.items():
-                vars(c).update({name: ops.cast(x, dtype) for name, x in found.items()})
-
-        for variable, index, (g, w, s, c, fraction) in zip(
-            variables, indices, prepared, strict=True
-        ):
+        dtypes = {self._compute_dtypes[i] for i in indices}
+        contexts = {dtype: self._context(dtype, learning_rate, decay) for dtype in dtypes}
+        inputs = [
+            self._inputs(g, index, contexts[self._compute_dtypes[index]], decay)
+            for g, index in zip(grads, indices, strict=True)
+        ]
+        new_scalars = self._survey(inputs, contexts)
+        for index, (g, w, s, c, fraction) in zip(indices, inputs, strict=True):
             step, state = self.update(g, w, s, c)
-            for name, value in state.items():
-                slot = self._states[index][name]
-                if isinstance(value, Added):
-                    self.assign_add(slot, value.increment)
-                else:
-                    self.assign(slot, value)
-            if backends.is_sparse(step):
-                self.assign_sub(variable, step)
-            else:
-                if fraction is not None:
-                    step = step + fraction * w
-                self.assign(variable, ops.cast(w - step, variable.dtype))
+            self._assign(index, w, step, fraction, state)
         for name, value in new_scalars.items():
             self.assign(self._scalar_state[name], value)
 
@@ -342,13 +309,9 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         c = SimpleNamespace(dtype=dtype, step=ops.convert_to_tensor(self._iterations))
         c.t = ops.cast(self.iterations, dtype) + 1.0
         c.lr = ops.cast(learning_rate, dtype)
-        c.initial_learning_rate = self._initial_learning_rate
         for name in self._hyperparameters():
-            value = self._tunables.get(name)
-            if value is not None:
-                value = ops.cast(value, dtype)
-            else:
-                value = self._rate if name == "weight_decay" else getattr(self, name)
+            tunable = self._tunables.get(name)
+            value = self._given(name) if tunable is None else ops.cast(tunable, dtype)
             setattr(c, name, value)
         for name, variable in self._scalar_state.items():
             setattr(c, name, ops.cast(variable, dtype))
@@ -356,6 +319,44 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         is_off = decay is None or (decay.rate == 0.0 and "weight_decay" not in self._tunables)
         c.decay = None if is_off else decay.coefficient(c.weight_decay, c)
         return c
+
+    def _inputs(self, g, index, c, decay) -> tuple:
+        """What the rule is handed for one variable, and the fraction of it that decays."""
+        w = ops.cast(ops.convert_to_tensor(self._trainable_variables[index]), c.dtype)
+        state = {name: ops.convert_to_tensor(v) for name, v in self._states[index].items()}
+        fraction = c.decay if self._decays[index] else None
+        if backends.is_sparse(g):
+            keep = self.handles_sparse_gradients and fraction is None
+            g = backends.merge_rows(g) if keep else backends.densify(g)
+        if fraction is not None and decay.inside_gradient:
+            g, fraction = g + fraction * w, None
+        return g, w, SimpleNamespace(**state), c, fraction
+
+    def _survey(self, inputs, contexts) -> dict[str, Any]:
+        """Runs the first pass of a rule that has one; returns the new model-wide state."""
+        if type(self).survey is FamilyOptimizer.survey:
+            return {}
+        grads, weights, states, *_ = (list(column) for column in zip(*inputs, strict=True))
+        found, new_scalars = self.survey(grads, weights, states, next(iter(contexts.values())))
+        for dtype, c in contexts.items():
+            vars(c).update({name: ops.cast(value, dtype) for name, value in found.items()})
+        return new_scalars
+
+    def _assign(self, index, w, step, fraction, state) -> None:
+        """Everything is computed before this assigns: on PyTorch, inputs alias the variables."""
+        for name, value in state.items():
+            slot = self._states[index][name]
+            if isinstance(value, Added):
+                self.assign_add(slot, value.increment)
+            else:
+                self.assign(slot, value)
+        variable = self._trainable_variables[index]
+        if backends.is_sparse(step):
+            self.assign_sub(variable, step)
+        else:
+            if fraction is not None:
+                step = step + fraction * w
+            self.assign(variable, ops.cast(w - step, variable.dtype))
 
     def _update_averages(self) -> None:
         """Advances the weights' moving average; the first average is the first iterate."""
@@ -392,35 +393,25 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
 
     @weight_decay.setter
     def weight_decay(self, value):
-        as_weight_decay(value)  # validates
-        tunable = vars(self).get("_tunables", {}).get("weight_decay")
-        if tunable is not None:
-            form = as_weight_decay(self._weight_decay)
-            check_float("weight_decay", value, form.interval)
-            tunable.assign(value)
+        form = as_weight_decay(value)
+        if "weight_decay" in vars(self).get("_tunables", {}):
+            interval = as_weight_decay(self._weight_decay).interval
+            self._tunables["weight_decay"].assign(check_float("weight_decay", value, interval))
         else:
-            self._weight_decay = float(value) if isinstance(value, int) else value
+            self._weight_decay = value if form is None or form is value else form.rate
 
     @property
-    def _rate(self) -> float | None:
-        form = as_weight_decay(self._weight_decay)
-        return None if form is None else form.rate
+    def initial_learning_rate(self):
+        """lr_0 of `eta_t = lr_t / lr_0`: given, the first learning rate, or the schedule's peak."""
+        tunable = vars(self).get("_tunables", {}).get("initial_learning_rate")
+        return self._given("initial_learning_rate") if tunable is None else tunable
 
-    @property
-    def _refers_to_initial_learning_rate(self) -> bool:
-        return hasattr(self._weight_decay, "coefficient") and not self._weight_decay.inside_gradient
-
-    @property
-    def _initial_learning_rate(self) -> float | None:
-        """lr_0: given, or the learning rate's first value, or its schedule's peak."""
-        rate = self._given_learning_rate
-        candidates = (
-            self._given_initial_learning_rate,
-            rate,
-            getattr(rate, "warmup_target", None),
-            getattr(rate, "initial_learning_rate", None),
-        )
-        return next((float(x) for x in candidates if isinstance(x, float) and x > 0), None)
+    @initial_learning_rate.setter
+    def initial_learning_rate(self, value):
+        value = optional(check_float, "initial_learning_rate", value, POSITIVE)
+        self._given_initial_learning_rate = value
+        if "initial_learning_rate" in vars(self).get("_tunables", {}):
+            self._tunables["initial_learning_rate"].assign(value)
 
     def exclude_from_weight_decay(self, var_list=None, var_names=None) -> None:
         """Excludes variables from weight decay; to be called before `build`, and saved.
@@ -472,7 +463,25 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         return [name for name in names if isinstance(inspect.getattr_static(cls, name), kind)]
 
     def _hyperparameters(self) -> list[str]:
-        return [*self._declared(Hyperparameter), "weight_decay"]
+        return [*self._declared(Hyperparameter), "weight_decay", "initial_learning_rate"]
+
+    def _given(self, name: str) -> float | None:
+        """A hyperparameter's Python float, whether it is tunable or not."""
+        if name == "weight_decay":
+            form = as_weight_decay(self._weight_decay)
+            return None if form is None else form.rate
+        if name == "initial_learning_rate":
+            rate = self._given_learning_rate
+            candidates = (
+                self._given_initial_learning_rate,
+                rate,
+                getattr(rate, "warmup_target", None),
+                getattr(rate, "initial_learning_rate", None),
+            )
+            return next(
+                (float(x) for x in candidates if isinstance(x, int | float) and x > 0), None
+            )
+        return vars(self)[f"_{name}"]
 
     def make_tunable(self, *names: str) -> FamilyOptimizer:
         """Holds hyperparameters in scalar variables, so that they may change during training.
@@ -511,34 +520,28 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
                     f"`tunable` must name float arguments of {type(self).__name__}: "
                     f"{', '.join(known)}. Received: {name!r}"
                 )
-        if "weight_decay" in names and self._weight_decay is None:
-            raise ValueError(
-                "`weight_decay` cannot be tunable while it is None. "
-                "Give it a value, 0.0 if need be, to say which form of decay is meant."
-            )
+            if self._given(name) is None:
+                raise ValueError(
+                    f"`{name}` cannot be tunable while it is None: give it a value first"
+                )
 
     # Saving and loading.
 
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()
-        rate = self._given_learning_rate
         if isinstance(self._learning_rate, keras.Variable):
-            config["learning_rate"] = _as_float(self._learning_rate, rate)
-        config["initial_learning_rate"] = self._given_initial_learning_rate
-        if isinstance(rate, float) and config["learning_rate"] != rate:
-            config["initial_learning_rate"] = self._initial_learning_rate
-        for name in [*self._hyperparameters(), *self._declared(Option)]:
-            value = getattr(self, name)
+            rate = _as_float(self._learning_rate, self._given_learning_rate)
+            config["learning_rate"] = rate
+        for name in self._hyperparameters():
+            config[name] = self._given(name)
             if name in self._tunables:
-                given = self._rate if name == "weight_decay" else vars(self)[f"_{name}"]
-                value = _as_float(value, given)
-                if isinstance(self._weight_decay, WeightDecay) and name == "weight_decay":
-                    value = type(self._weight_decay).from_config(
-                        {**self._weight_decay.get_config(), "rate": value}
-                    )
-            if isinstance(value, WeightDecay):
-                value = keras.saving.serialize_keras_object(value)
-            config[name] = value
+                config[name] = _as_float(self._tunables[name], config[name])
+        if isinstance(self._weight_decay, WeightDecay):
+            form = self._weight_decay.with_rate(config["weight_decay"])
+            config["weight_decay"] = keras.saving.serialize_keras_object(form)
+        if config["initial_learning_rate"] == config["learning_rate"]:
+            config["initial_learning_rate"] = self._given_initial_learning_rate
+        config.update({name: getattr(self, name) for name in self._declared(Option)})
         config["weight_decay_exclude"] = list(self._decay_exclusions)
         config["tunable"] = list(self._requested_tunable)
         return config
@@ -552,24 +555,37 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
             )
         return super().from_config(config, custom_objects)
 
+    def save_own_variables(self, store) -> None:
+        super().save_own_variables(store)
+        if self.built and not all(self._decays):
+            store["decays"] = np.array(self._decays, "int8")
+
     def load_own_variables(self, store) -> None:
-        """Restores the state; a checkpoint of another optimizer or model is refused."""
+        """Restores the state; a checkpoint of another optimizer or model is refused.
+
+        Which variables decay is restored as it was: Keras loads some models under other paths than
+        they were built with.
+        """
         if self.built:
-            saved = [tuple(np.shape(store[str(i)])) for i in range(len(store.keys()))]
-            expected = [tuple(variable.shape) for variable in self.variables]
-            if saved != expected:
-                differ = [
-                    f"{variable.path}: {tuple(variable.shape)} expected, {shape} saved"
-                    for variable, shape in zip(self.variables, saved, strict=False)
-                    if tuple(variable.shape) != shape
-                ]
+            saved = {key: tuple(np.shape(store[key])) for key in store.keys()}
+            excluded = store["decays"] if saved.pop("decays", None) else None
+            expected = {str(i): tuple(v.shape) for i, v in enumerate(self.variables)}
+            differ = [key for key in {**expected, **saved} if expected.get(key) != saved.get(key)]
+            if differ:
+                first = differ[0]
+                path = self.variables[int(first)].path if first in expected else "no variable"
                 raise ValueError(
                     f"The saved state does not fit {type(self).__name__} {self.name!r}: "
-                    f"{len(expected)} variables expected, {len(saved)} saved. "
-                    f"First difference: {differ[0] if differ else 'the number of variables'}. "
+                    f"{len(expected)} variables expected, {len(saved)} saved. First difference: "
+                    f"{path}: {expected.get(first)} expected, {saved.get(first)} saved. "
                     "Build the optimizer with the arguments and the model that it was saved with."
                 )
-        super().load_own_variables(store)
+            for i, variable in enumerate(self.variables):
+                variable.assign(store[str(i)])
+            if excluded is not None:
+                self._decays = [bool(decays) for decays in np.array(excluded)]
+        else:
+            super().load_own_variables(store)
 
 
 def _path(variable) -> str:

@@ -243,7 +243,7 @@ class InverseSqrt(Schedule):
     Example:
 
     >>> import keras_adamfamily as kaf
-    >>> float(kaf.InverseSqrt(0.5)(24))
+    >>> round(float(kaf.InverseSqrt(0.5)(24)), 4)
     0.1
     """
 

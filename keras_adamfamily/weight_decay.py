@@ -41,6 +41,10 @@ class WeightDecay:
     def coefficient(self, rate, c):
         raise NotImplementedError
 
+    def with_rate(self, rate: float) -> WeightDecay:
+        """The same form with another rate."""
+        return type(self).from_config({**self.get_config(), "rate": rate})
+
     def get_config(self) -> dict[str, Any]:
         return {"rate": self.rate}
 
