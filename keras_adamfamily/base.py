@@ -8,7 +8,9 @@ Keras drives an optimizer.
 
 from __future__ import annotations
 
+import functools
 import inspect
+import numbers
 import re
 from collections.abc import Iterable
 from types import SimpleNamespace
@@ -19,7 +21,7 @@ import numpy as np
 from keras import ops
 
 from keras_adamfamily import backends
-from keras_adamfamily.hyperparameters import Hyperparameter, Option
+from keras_adamfamily.hyperparameters import Fixed, Hyperparameter, Option
 from keras_adamfamily.schedules import Schedule
 from keras_adamfamily.validation import (
     NON_NEGATIVE,
@@ -30,7 +32,12 @@ from keras_adamfamily.validation import (
     check_integer,
     optional,
 )
-from keras_adamfamily.weight_decay import Decoupled, WeightDecay, as_weight_decay
+from keras_adamfamily.weight_decay import (
+    Decoupled,
+    TimesLearningRate,
+    WeightDecay,
+    as_weight_decay,
+)
 
 
 class Added:
@@ -46,6 +53,14 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
     A subclass declares its hyperparameters, its state, and one pure rule:
 
     ```python
+    import keras
+    from keras import ops
+    from keras_adamfamily.base import FamilyOptimizer
+    from keras_adamfamily.hyperparameters import Hyperparameter
+    from keras_adamfamily.numerics import lerp
+    from keras_adamfamily.validation import BETA
+
+    @keras.saving.register_keras_serializable()
     class SignMomentum(FamilyOptimizer):
         beta = Hyperparameter(BETA)
         slots = {"momentum": 0.0}
@@ -86,8 +101,8 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         clipnorm: Clips each variable's gradient to this norm, a float > 0.
         clipvalue: Clips each gradient element to +- this value, a float > 0.
         global_clipnorm: Clips the norm of all gradients together, a float > 0.
-        use_ema: Whether to keep an exponential moving average of the weights, advanced once per
-            update of the weights. It replaces the weights at the end of `fit`.
+        use_ema: Whether to keep an exponential moving average of the weights, in float32 at least,
+            advanced once per update of the weights. It replaces the weights at the end of `fit`.
         ema_momentum: The average's momentum, a float in [0, 1].
         ema_overwrite_frequency: Overwrite the weights by their average every so many updates.
         loss_scale_factor: A factor > 0 that the loss was multiplied by; gradients are divided by
@@ -108,6 +123,16 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
     #: Whether the rule's operations keep a sparse gradient sparse; others get a dense one.
     handles_sparse_gradients = False
 
+    def __new__(cls, *args, **kwargs):
+        accepted = _arguments(cls)
+        unknown = sorted(set(kwargs) - accepted)
+        if unknown:
+            raise ValueError(
+                f"{cls.__name__} does not know the argument(s) {unknown}. "
+                f"It accepts {sorted(accepted)}."
+            )
+        return super().__new__(cls)
+
     def __init__(
         self,
         learning_rate: Any,
@@ -125,21 +150,11 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         loss_scale_factor: float | None = None,
         gradient_accumulation_steps: int | None = None,
         name: str | None = None,
-        **unknown,
     ):
-        if unknown:
-            raise ValueError(
-                f"{type(self).__name__} does not know the argument(s) {sorted(unknown)}. "
-                f"It accepts {sorted(_arguments(type(self)))}."
-            )
         if name is not None and not isinstance(name, str):
             raise ValueError(f"`name` must be a string or None. Received: name={name!r}")
-        if not callable(learning_rate):
-            otherwise = " A `LearningRateSchedule` or a callable is accepted too."
-            learning_rate = check_float("learning_rate", learning_rate, NON_NEGATIVE, otherwise)
         super().__init__(
-            learning_rate,
-            weight_decay=weight_decay,
+            _checked_learning_rate(learning_rate),
             clipnorm=optional(check_float, "clipnorm", clipnorm, POSITIVE),
             clipvalue=optional(check_float, "clipvalue", clipvalue, POSITIVE),
             global_clipnorm=optional(check_float, "global_clipnorm", global_clipnorm, POSITIVE),
@@ -156,18 +171,15 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
             ),
             name=name,
         )
-        self._given_learning_rate = learning_rate
-        self.initial_learning_rate = initial_learning_rate
-        if isinstance(weight_decay, Decoupled) and self.initial_learning_rate is None:
-            raise ValueError(
-                f"{self.weight_decay!r} scales with lr_t / lr_0, and lr_0 cannot be read off "
-                f"`learning_rate`. Pass `initial_learning_rate`, a float > 0. "
-                f"Received: learning_rate={learning_rate!r}"
-            )
-        self._decay_exclusions = []
-        self.exclude_from_weight_decay(var_names=weight_decay_exclude)
-        self._requested_tunable = tuple(tunable)
         vars(self)["_tunables"] = {}
+        self._requested_tunable = ()
+        self._given_learning_rate = _checked_learning_rate(learning_rate)
+        self.initial_learning_rate = initial_learning_rate
+        self.weight_decay = weight_decay
+        self._excluded_patterns = _patterns("weight_decay_exclude", weight_decay_exclude)
+        self._excluded_variables = {}
+        self._saved_decays = None
+        self._request_tunable(tunable)
         if keras.config.floatx() in ("bfloat16", "float16"):
             self._hold_learning_rate_in("float32")
 
@@ -199,18 +211,18 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         """
         if self.built:
             return
-        self._check_tunable(self._requested_tunable)
+        variables = list(variables)
         dtypes = [_compute_dtype(variable) for variable in variables]
-        widest = "float64" if "float64" in dtypes else "float32"
-        self._hold_learning_rate_in(widest)
+        self._widest_dtype = "float64" if "float64" in dtypes else "float32"
+        self._hold_learning_rate_in(self._widest_dtype)
         for name in self._hyperparameters():
-            if name in self._requested_tunable:
-                self._tunables[name] = self._add_scalar(name, self._given(name), widest)
+            if self.is_tunable(name):
+                self._tunables[name] = self._add_scalar(name, self._given(name))
         super().build(variables)
         self._compute_dtypes = dtypes
-        self._decays = [self._use_weight_decay(variable) for variable in variables]
+        self._decays = self._which_decay(variables)
         self._scalar_state = {
-            name: self._add_scalar(name, value, widest) for name, value in self.scalar_slots.items()
+            name: self._add_scalar(name, value) for name, value in self.scalar_slots.items()
         }
         self._states = [
             {
@@ -223,25 +235,30 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
 
     def add_variable_from_reference(self, reference_variable, name=None, initializer="zeros"):
         """State of the shape and layout of `reference_variable`, in float32 at least."""
+        overwritten = self._overwrite_variable_with_gradient(reference_variable)
         path = str(_path(reference_variable)).replace("/", "_").replace(":", "_")
         with backends.colocated(reference_variable):
             return self.add_variable(
                 shape=reference_variable.shape,
                 initializer=initializer,
-                dtype=_compute_dtype(reference_variable),
+                dtype=(
+                    reference_variable.dtype if overwritten else _compute_dtype(reference_variable)
+                ),
                 layout=getattr(reference_variable, "_layout", None),
                 name=f"{path}_{name or 'var'}",
             )
 
-    def _add_scalar(self, name, value, dtype):
-        return self.add_variable((), _constant(value), dtype, "only_first_replica", name=name)
+    def _add_scalar(self, name, value):
+        dtype, once = self._widest_dtype, "only_first_replica"
+        return self.add_variable((), _constant(value), dtype, once, name=name)
 
     def _hold_learning_rate_in(self, dtype) -> None:
         held = self._learning_rate
-        if isinstance(held, keras.Variable) and held.dtype != dtype and held.dtype != "float64":
+        if isinstance(held, keras.Variable) and held.dtype not in (dtype, "float64"):
+            self._widest_dtype = dtype
             value = _as_float(held, self._given_learning_rate)
             self._untrack_variable(held)
-            self._learning_rate = self._add_scalar("learning_rate", value, dtype)
+            self._learning_rate = self._add_scalar("learning_rate", value)
 
     # The step.
 
@@ -253,7 +270,7 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         )
 
     def _accumulate_or_step(self, grads, indices) -> None:
-        grads = [ops.cast(g, self._compute_dtypes[i]) for g, i in zip(grads, indices, strict=True)]
+        grads = [self._gradient(g, i) for g, i in zip(grads, indices, strict=True)]
         count = self.gradient_accumulation_steps
         if not count:
             return self._step(grads, indices)
@@ -266,17 +283,23 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         def step():
             means = [ops.add(total, g) / count for total, g in zip(totals, grads, strict=True)]
             self._step(means, indices)
-            for total in self._accumulated_gradients:
+            for total in totals:
                 self.assign(total, ops.zeros(total.shape, total.dtype))
 
         is_last = ops.equal((self._iterations + 1) % count, 0)
-        backends.choose(is_last, step, accumulate, self._trainable_variables + self.variables)
+        backends.choose(is_last, step, accumulate, [*self._trainable_variables, *self.variables])
+
+    def _gradient(self, g, index):
+        """The gradient in the precision of the arithmetic, its repeated rows merged if sparse."""
+        g = ops.cast(g, self._compute_dtypes[index])
+        if backends.is_sparse(g):
+            return backends.merge_rows(g) if self.handles_sparse_gradients else backends.densify(g)
+        return g
 
     def _step(self, grads, indices) -> None:
         rate = self._learning_rate
-        if isinstance(rate, Schedule):
-            dtype = "float64" if "float64" in self._compute_dtypes else "float32"
-            rate = rate.value(ops.cast(self._iterations, "int32"), dtype)
+        if type(rate).__call__ is Schedule.__call__:
+            rate = rate.value(ops.cast(self._iterations, "int32"), self._widest_dtype)
         else:
             rate = self.learning_rate
         self._update_variables(self._clip_gradients(grads), indices, rate)
@@ -286,12 +309,11 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
     def update_step(self, gradient, variable, learning_rate) -> None:
         """Updates one variable by the rule and its weight decay, without clipping or averaging."""
         index = self._get_variable_index(variable)
-        gradient = ops.cast(gradient, self._compute_dtypes[index])
-        self._update_variables([gradient], [index], learning_rate)
+        self._update_variables([self._gradient(gradient, index)], [index], learning_rate)
 
     def _update_variables(self, grads, indices, learning_rate) -> None:
         decay = as_weight_decay(self._weight_decay)
-        dtypes = {self._compute_dtypes[i] for i in indices}
+        dtypes = sorted({self._compute_dtypes[i] for i in indices})
         contexts = {dtype: self._context(dtype, learning_rate, decay) for dtype in dtypes}
         inputs = [
             self._inputs(g, index, contexts[self._compute_dtypes[index]], decay)
@@ -300,7 +322,7 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         new_scalars = self._survey(inputs, contexts)
         for index, (g, w, s, c, fraction) in zip(indices, inputs, strict=True):
             step, state = self.update(g, w, s, c)
-            self._assign(index, w, step, fraction, state)
+            self._assign(index, w, s, step, fraction, state)
         for name, value in new_scalars.items():
             self.assign(self._scalar_state[name], value)
 
@@ -309,6 +331,7 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         c = SimpleNamespace(dtype=dtype, step=ops.convert_to_tensor(self._iterations))
         c.t = ops.cast(self.iterations, dtype) + 1.0
         c.lr = ops.cast(learning_rate, dtype)
+        c.batches = self.gradient_accumulation_steps or 1
         for name in self._hyperparameters():
             tunable = self._tunables.get(name)
             value = self._given(name) if tunable is None else ops.cast(tunable, dtype)
@@ -325,9 +348,8 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         w = ops.cast(ops.convert_to_tensor(self._trainable_variables[index]), c.dtype)
         state = {name: ops.convert_to_tensor(v) for name, v in self._states[index].items()}
         fraction = c.decay if self._decays[index] else None
-        if backends.is_sparse(g):
-            keep = self.handles_sparse_gradients and fraction is None
-            g = backends.merge_rows(g) if keep else backends.densify(g)
+        if fraction is not None and backends.is_sparse(g):
+            g = backends.densify(g)
         if fraction is not None and decay.inside_gradient:
             g, fraction = g + fraction * w, None
         return g, w, SimpleNamespace(**state), c, fraction
@@ -337,26 +359,30 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         if type(self).survey is FamilyOptimizer.survey:
             return {}
         grads, weights, states, *_ = (list(column) for column in zip(*inputs, strict=True))
-        found, new_scalars = self.survey(grads, weights, states, next(iter(contexts.values())))
+        found, new_scalars = self.survey(grads, weights, states, contexts[max(contexts)])
         for dtype, c in contexts.items():
             vars(c).update({name: ops.cast(value, dtype) for name, value in found.items()})
         return new_scalars
 
-    def _assign(self, index, w, step, fraction, state) -> None:
-        """Everything is computed before this assigns: on PyTorch, inputs alias the variables."""
+    def _assign(self, index, w, s, step, fraction, state) -> None:
+        """Assigns what the rule returned, which may be its inputs, and they alias the variables."""
+        variable = self._trainable_variables[index]
+        if not backends.is_sparse(step):
+            if fraction is not None:
+                step = step + fraction * w
+            new = ops.cast(w - step, variable.dtype)
+        inputs = {id(w), *map(id, vars(s).values())}
+        state = {k: ops.copy(x) if id(x) in inputs else x for k, x in state.items()}
         for name, value in state.items():
             slot = self._states[index][name]
             if isinstance(value, Added):
                 self.assign_add(slot, value.increment)
             else:
                 self.assign(slot, value)
-        variable = self._trainable_variables[index]
         if backends.is_sparse(step):
             self.assign_sub(variable, step)
         else:
-            if fraction is not None:
-                step = step + fraction * w
-            self.assign(variable, ops.cast(w - step, variable.dtype))
+            self.assign(variable, new)
 
     def _update_averages(self) -> None:
         """Advances the weights' moving average; the first average is the first iterate."""
@@ -378,27 +404,26 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
                 self.assign(variable, ops.cast(w, variable.dtype))
 
     def _overwrite_model_variables_with_average_value(self, trainable_variables) -> None:
-        for variable, average in zip(
-            trainable_variables, self._model_variables_moving_average, strict=True
-        ):
+        for variable in trainable_variables:
+            average = self._model_variables_moving_average[self._get_variable_index(variable)]
             if average is not None:
                 variable.assign(ops.cast(average, variable.dtype))
 
-    # Weight decay: which variables, relative to which learning rate.
+    # Learning rate and weight decay.
 
     @property
-    def weight_decay(self):
-        """What was given; the variable that holds its rate once that is tunable and built."""
-        return vars(self).get("_tunables", {}).get("weight_decay", self._weight_decay)
+    def learning_rate(self):
+        """The current learning rate: a variable, or what the schedule or callable gives."""
+        return super().learning_rate
 
-    @weight_decay.setter
-    def weight_decay(self, value):
-        form = as_weight_decay(value)
-        if "weight_decay" in vars(self).get("_tunables", {}):
-            interval = as_weight_decay(self._weight_decay).interval
-            self._tunables["weight_decay"].assign(check_float("weight_decay", value, interval))
-        else:
-            self._weight_decay = value if form is None or form is value else form.rate
+    @learning_rate.setter
+    def learning_rate(self, value):
+        if callable(value) or isinstance(value, numbers.Real):
+            value = _checked_learning_rate(value)
+        keras.optimizers.Optimizer.learning_rate.fset(self, value)
+        if callable(value):
+            self._given_learning_rate = value
+            self._check_initial_learning_rate()
 
     @property
     def initial_learning_rate(self):
@@ -410,8 +435,33 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
     def initial_learning_rate(self, value):
         value = optional(check_float, "initial_learning_rate", value, POSITIVE)
         self._given_initial_learning_rate = value
-        if "initial_learning_rate" in vars(self).get("_tunables", {}):
+        if "initial_learning_rate" in self._tunables:
             self._tunables["initial_learning_rate"].assign(value)
+
+    @property
+    def weight_decay(self):
+        """What was given; the variable that holds its rate once that is tunable and built."""
+        return vars(self).get("_tunables", {}).get("weight_decay", self._weight_decay)
+
+    @weight_decay.setter
+    def weight_decay(self, value):
+        if "_tunables" not in vars(self):  # Keras's constructor, before ours has come that far
+            return
+        new, old = as_weight_decay(value), vars(self).get("_weight_decay")
+        if self.is_tunable("weight_decay") and old is not None and new is not value:
+            new = as_weight_decay(old).with_rate(check_float("weight_decay", value, NON_NEGATIVE))
+        self._weight_decay = new.rate if isinstance(new, TimesLearningRate) else new
+        self._check_initial_learning_rate()
+        if "weight_decay" in self._tunables:
+            self._tunables["weight_decay"].assign(new.rate)
+
+    def _check_initial_learning_rate(self) -> None:
+        if isinstance(self._weight_decay, Decoupled) and self.initial_learning_rate is None:
+            raise ValueError(
+                f"{self._weight_decay!r} scales with lr_t / lr_0, and a positive lr_0 cannot be "
+                "read off `learning_rate`. Pass `initial_learning_rate`, a float > 0. "
+                f"Received: learning_rate={self._given_learning_rate!r}"
+            )
 
     def exclude_from_weight_decay(self, var_list=None, var_names=None) -> None:
         """Excludes variables from weight decay; to be called before `build`, and saved.
@@ -434,29 +484,36 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
             raise ValueError(
                 "`exclude_from_weight_decay()` must be called before the optimizer is built."
             )
-        if isinstance(var_names, str):
-            raise ValueError(
-                "`var_names` must be a list of regular expressions. "
-                f"Received a string: {var_names!r}. Write [{var_names!r}]."
-            )
-        patterns = list(var_names or ())
-        patterns += [f"^{re.escape(_path(variable))}$" for variable in var_list or ()]
-        for pattern in patterns:
-            try:
-                re.compile(pattern)
-            except (re.error, TypeError) as error:
+        self._excluded_patterns += _patterns("var_names", var_names or ())
+        for variable in var_list or ():
+            if not hasattr(variable, "name") or not hasattr(variable, "shape"):
                 raise ValueError(
-                    f"Excluded names must be regular expressions. Received: {pattern!r} ({error})"
-                ) from None
-        self._decay_exclusions = [*self._decay_exclusions, *patterns]
+                    "`var_list` must be a list of variables. "
+                    f"Received: {variable!r} in var_list={var_list!r}"
+                )
+            self._excluded_variables[self._var_key(variable)] = f"^{re.escape(_path(variable))}$"
+
+    @property
+    def _exclusions(self) -> list[str]:
+        """All exclusions as regular expressions."""
+        return [*self._excluded_patterns, *self._excluded_variables.values()]
 
     def _use_weight_decay(self, variable) -> bool:
-        path = _path(variable)
-        return not any(re.search(pattern, path) for pattern in self._decay_exclusions)
+        by_name = any(re.search(pattern, _path(variable)) for pattern in self._excluded_patterns)
+        return not by_name and self._var_key(variable) not in self._excluded_variables
+
+    def _which_decay(self, variables) -> list[bool]:
+        """Whether each variable decays; as it was saved, since Keras may load a model under other
+        paths than it was built with."""
+        saved = self._saved_decays
+        if saved is not None and len(saved) == len(variables):
+            return list(saved)
+        return [self._use_weight_decay(variable) for variable in variables]
 
     # Tunable hyperparameters.
 
     @classmethod
+    @functools.cache
     def _declared(cls, kind) -> list[str]:
         """Names of the descriptors of `kind`, base classes first, as declared."""
         names = dict.fromkeys(name for owner in reversed(cls.__mro__) for name in vars(owner))
@@ -481,6 +538,7 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
             return next(
                 (float(x) for x in candidates if isinstance(x, int | float) and x > 0), None
             )
+        getattr(type(self), name).__get__(self)  # complains if it is not set
         return vars(self)[f"_{name}"]
 
     def make_tunable(self, *names: str) -> FamilyOptimizer:
@@ -492,7 +550,8 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         held in a variable in any case.
 
         Args:
-            *names: Names of float arguments of this optimizer, `"weight_decay"` included.
+            *names: Names of float arguments of this optimizer, `"weight_decay"` and
+                `"initial_learning_rate"` included.
 
         Returns:
             The optimizer itself.
@@ -508,22 +567,34 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         """
         if self.built:
             raise ValueError("`make_tunable()` must be called before the optimizer is built.")
-        self._check_tunable(names)
-        self._requested_tunable = tuple(dict.fromkeys((*self._requested_tunable, *names)))
+        self._request_tunable(names)
         return self
 
-    def _check_tunable(self, names) -> None:
-        known = self._hyperparameters()
+    def is_tunable(self, name: str) -> bool:
+        """Whether a hyperparameter is, or will be, held in a variable."""
+        return name in self._requested_tunable
+
+    def _request_tunable(self, names) -> None:
+        if isinstance(names, str) or not isinstance(names, Iterable):
+            raise ValueError(f"`tunable` must be a list of names. Received: tunable={names!r}")
+        fixed = [
+            name
+            for name in self._declared(Hyperparameter)
+            if not getattr(type(self), name).can_be_tunable
+        ]
+        known = [name for name in self._hyperparameters() if name not in fixed]
+        names = list(names)
         for name in names:
             if name not in known:
                 raise ValueError(
                     f"`tunable` must name float arguments of {type(self).__name__}: "
                     f"{', '.join(known)}. Received: {name!r}"
                 )
-            if self._given(name) is None:
+            if name in ("weight_decay", "initial_learning_rate") and self._given(name) is None:
                 raise ValueError(
                     f"`{name}` cannot be tunable while it is None: give it a value first"
                 )
+        self._requested_tunable = tuple(dict.fromkeys((*self._requested_tunable, *names)))
 
     # Saving and loading.
 
@@ -542,8 +613,11 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         if config["initial_learning_rate"] == config["learning_rate"]:
             config["initial_learning_rate"] = self._given_initial_learning_rate
         config.update({name: getattr(self, name) for name in self._declared(Option)})
-        config["weight_decay_exclude"] = list(self._decay_exclusions)
+        config["weight_decay_exclude"] = self._exclusions
         config["tunable"] = list(self._requested_tunable)
+        decays = self._decays if self.built else self._saved_decays
+        if decays and not all(decays):
+            config["decays"] = {"weight_decay_exclude": self._exclusions, "variables": list(decays)}
         return config
 
     @classmethod
@@ -553,39 +627,36 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
             config["weight_decay"] = keras.saving.deserialize_keras_object(
                 config["weight_decay"], custom_objects=custom_objects
             )
-        return super().from_config(config, custom_objects)
+        decays = config.pop("decays", None)
+        optimizer = super().from_config(config, custom_objects)
+        if decays and decays["weight_decay_exclude"] == optimizer._exclusions:
+            optimizer._saved_decays = decays["variables"]
+        return optimizer
 
     def save_own_variables(self, store) -> None:
-        super().save_own_variables(store)
-        if self.built and not all(self._decays):
-            store["decays"] = np.array(self._decays, "int8")
+        if self.built:
+            super().save_own_variables(store)
 
     def load_own_variables(self, store) -> None:
-        """Restores the state; a checkpoint of another optimizer or model is refused.
-
-        Which variables decay is restored as it was: Keras loads some models under other paths than
-        they were built with.
-        """
-        if self.built:
-            saved = {key: tuple(np.shape(store[key])) for key in store.keys()}
-            excluded = store["decays"] if saved.pop("decays", None) else None
-            expected = {str(i): tuple(v.shape) for i, v in enumerate(self.variables)}
-            differ = [key for key in {**expected, **saved} if expected.get(key) != saved.get(key)]
-            if differ:
-                first = differ[0]
-                path = self.variables[int(first)].path if first in expected else "no variable"
-                raise ValueError(
-                    f"The saved state does not fit {type(self).__name__} {self.name!r}: "
-                    f"{len(expected)} variables expected, {len(saved)} saved. First difference: "
-                    f"{path}: {expected.get(first)} expected, {saved.get(first)} saved. "
-                    "Build the optimizer with the arguments and the model that it was saved with."
-                )
-            for i, variable in enumerate(self.variables):
-                variable.assign(store[str(i)])
-            if excluded is not None:
-                self._decays = [bool(decays) for decays in np.array(excluded)]
-        else:
-            super().load_own_variables(store)
+        """Restores the state; one of another number or other shapes of variables is refused."""
+        if not len(store.keys()):  # saved before training began
+            return
+        saved = [tuple(np.shape(store[str(i)])) for i in range(len(store.keys()))]
+        expected = [tuple(variable.shape) for variable in self.variables]
+        if self.built and saved != expected:
+            differ = [
+                f"{variable.path}: {tuple(variable.shape)} expected, {shape} saved"
+                for variable, shape in zip(self.variables, saved, strict=False)
+                if tuple(variable.shape) != shape
+            ]
+            raise ValueError(
+                f"The saved state does not fit {type(self).__name__} {self.name!r}: "
+                f"{len(expected)} variables expected, {len(saved)} saved. "
+                f"First difference: {differ[0] if differ else 'the number of variables'}. "
+                "Build the optimizer with the arguments and the model that it was saved with. "
+                "To load the weights of a model alone, compile it afterwards."
+            )
+        super().load_own_variables(store)
 
 
 def _path(variable) -> str:
@@ -611,11 +682,41 @@ def _as_float(variable, given) -> float:
     return float(str(value))
 
 
+def _checked_learning_rate(value: Any) -> Any:
+    """A float, a schedule or a callable, or a `ValueError` that says so."""
+    if callable(value) and not isinstance(value, type):
+        return value
+    otherwise = " A `LearningRateSchedule` or a callable is accepted too."
+    return check_float("learning_rate", value, NON_NEGATIVE, otherwise)
+
+
+def _patterns(name: str, value: Any) -> list[str]:
+    """A list of valid regular expressions, or a `ValueError` that says what is wrong."""
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise ValueError(
+            f"`{name}` must be a list of regular expressions. Received: {name}={value!r}"
+        )
+    for pattern in value:
+        try:
+            re.compile(pattern)
+        except (re.error, TypeError) as error:
+            raise ValueError(
+                f"`{name}` must be a list of regular expressions. "
+                f"Received: {pattern!r} ({error}) in {name}={value!r}"
+            ) from None
+    return list(value)
+
+
 def _arguments(cls) -> set[str]:
-    """Names of the arguments that the constructors of `cls` and its bases accept."""
+    """Names of the arguments that the constructor of `cls` takes, those that it passes on too."""
     names = set()
     for owner in cls.__mro__:
-        if issubclass(owner, FamilyOptimizer) and "__init__" in vars(owner):
-            code = owner.__init__.__code__
-            names.update(code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount])
-    return names
+        if "__init__" not in vars(owner):
+            continue
+        parameters = inspect.signature(owner.__init__).parameters.values()
+        names.update(
+            p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+        )
+        if owner is FamilyOptimizer or all(p.kind != p.VAR_KEYWORD for p in parameters):
+            break
+    return names - {"self"} - set(cls._declared(Fixed))

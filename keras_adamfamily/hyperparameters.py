@@ -7,7 +7,7 @@ from typing import Any
 from keras_adamfamily.validation import Interval, check_choice, check_float
 
 
-class _Argument:
+class Argument:
     """A named attribute, kept on the optimizer where Keras's tracking does not look."""
 
     def __set_name__(self, owner, name: str) -> None:
@@ -19,22 +19,27 @@ class _Argument:
         try:
             return vars(optimizer)[f"_{self.name}"]
         except KeyError:
-            raise AttributeError(self.name) from None
+            raise AttributeError(
+                f"{type(optimizer).__name__} declares `{self.name}`, "
+                f"but its constructor does not set it: self.{self.name} = {self.name}"
+            ) from None
 
     def __set__(self, optimizer, value) -> None:
         vars(optimizer)[f"_{self.name}"] = value
 
 
-class Hyperparameter(_Argument):
+class Hyperparameter(Argument):
     """A float of a rule, declared in the class body with the interval it must lie in.
 
     The rule reads it from the step's scalars (`c.beta_1`), where it is the Python float given or,
-    once made tunable, a scalar tensor. Users read and set it on the optimizer; setting a tunable
-    one after `build` takes effect without retracing.
+    once made tunable, a scalar tensor. Setting a tunable one takes effect without retracing; any
+    other is a constant once the optimizer is built. One that only shapes the initial state cannot
+    be tunable.
     """
 
-    def __init__(self, interval: Interval):
+    def __init__(self, interval: Interval, can_be_tunable: bool = True):
         self.interval = interval
+        self.can_be_tunable = can_be_tunable
 
     def __get__(self, optimizer, owner=None):
         if optimizer is not None and self.name in vars(optimizer).get("_tunables", {}):
@@ -43,12 +48,18 @@ class Hyperparameter(_Argument):
 
     def __set__(self, optimizer, value):
         value = check_float(self.name, value, self.interval)
-        super().__set__(optimizer, value)
         if self.name in vars(optimizer).get("_tunables", {}):
             optimizer._tunables[self.name].assign(value)
+        elif vars(optimizer).get("built"):
+            raise ValueError(
+                f"`{self.name}` is a constant once the optimizer is built."
+                + f" Before that, `make_tunable({self.name!r})` lets it change."
+                * self.can_be_tunable
+            )
+        super().__set__(optimizer, value)
 
 
-class Option(_Argument):
+class Option(Argument):
     """A switch of a rule with a fixed set of values, decided when the optimizer is made."""
 
     def __init__(self, *choices):
@@ -61,3 +72,16 @@ class Option(_Argument):
                 f"Make a new {type(optimizer).__name__} with {self.name}={value!r}."
             )
         super().__set__(optimizer, check_choice(self.name, value, self.choices))
+
+
+class Fixed(Argument):
+    """An argument of a base class that this algorithm decides: its constructor refuses it."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def __get__(self, optimizer, owner=None):
+        return self if optimizer is None else self.value
+
+    def __set__(self, optimizer, value):
+        """Ignores what the base class's constructor sets."""

@@ -50,5 +50,5 @@ def divide(numerator, denominator, surely_positive: bool):
 
 
 def is_positive(value) -> bool:
-    """Whether `value` is known to be positive when the program is written: not for a tensor."""
-    return isinstance(value, float) and value > 0.0
+    """Whether `value` is known to be positive, in float32 too, when the program is written."""
+    return isinstance(value, float) and value > 1e-30

@@ -76,6 +76,7 @@ RECORDS: tuple[Record, ...] = (
         "Robbins and Monro 1951; Sutskever et al. 2013",
         "the baseline; needs a tuned rate and schedule",
         (3e-3, 1.0),
+        aliases=("gradientdescent",),
     ),
     Record(
         SGDW,
@@ -118,18 +119,21 @@ RECORDS: tuple[Record, ...] = (
         "Dozat 2016, ICLR workshop",
         "Nesterov's look-ahead in Adam, with a warmed-up momentum",
         _ADAPTIVE,
+        aliases=("nesterovadam",),
     ),
     Record(
         NAdamW,
         "Dahl et al. 2023, arXiv:2306.07179",
         "AdamW with look-ahead: the baseline of AlgoPerf",
         _ADAPTIVE,
+        aliases=("nesterovadamw",),
     ),
     Record(
         AMSGrad,
         "Reddi, Kale and Kumar 2018, arXiv:1904.09237",
         "Adam's failure to converge: the effective rate never grows",
         _ADAPTIVE,
+        aliases=("adamamsgrad",),
     ),
     Record(
         AdamNC,

@@ -51,7 +51,8 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
 
 def _cosine(high, low, progress):
     """From `high` at `progress` 0 to `low` at 1, along half a cosine."""
-    return low + (high - low) * 0.5 * (1.0 + backends.cos(math.pi * progress))
+    share = 0.5 * (1.0 + backends.cos(math.pi * progress))
+    return high * share + low * (1.0 - share)
 
 
 @keras.saving.register_keras_serializable("keras_adamfamily")
@@ -61,7 +62,7 @@ class CosineWarmRestarts(Schedule):
     ```
     lr = minimum + (peak_i - minimum) / 2 * (1 + cos(pi * T_cur / T_i))
     T_i = round(first_cycle_steps * cycle_multiplier ** i)
-    peak_i = learning_rate * peak_multiplier ** i
+    peak_i = max(learning_rate * peak_multiplier ** i, minimum)
     ```
 
     Cycle lengths are integers computed once in exact arithmetic, and the cycle of a step is found
@@ -110,10 +111,11 @@ class CosineWarmRestarts(Schedule):
         self._starts, self._lengths = _cycles(self.first_cycle_steps, self.cycle_multiplier)
 
     def _locate(self, step):
-        """The cycle's index, its length, and the steps since its restart: three int32 tensors."""
+        """The cycle's index, its length, and the steps since its restart, in int32."""
         step = ops.cast(step, "int32")
         listed = len(self._starts)
-        index = ops.sum(ops.cast(step >= ops.array(self._starts[1:], "int32"), "int32"))
+        passed = ops.expand_dims(step, -1) >= ops.array(self._starts[1:], "int32")
+        index = ops.sum(ops.cast(passed, "int32"), axis=-1)
         start = ops.take(ops.array(self._starts, "int32"), index)
         length = ops.take(ops.array(self._lengths, "int32"), index)
         beyond = (step - start) // length  # only the last listed cycle repeats
@@ -129,8 +131,9 @@ class CosineWarmRestarts(Schedule):
         index, length, since = (ops.cast(x, dtype) for x in (index, length, since))
         peak = self.initial_learning_rate
         if self.peak_multiplier != 1.0:
-            peak = peak * ops.power(ops.cast(self.peak_multiplier, dtype), index)
-            peak = backends.maximum(peak, ops.cast(self.minimum_learning_rate, dtype))
+            peak = peak * ops.power(ops.convert_to_tensor(self.peak_multiplier, dtype), index)
+            floor = ops.convert_to_tensor(self.minimum_learning_rate, dtype)
+            peak = backends.maximum(peak, floor)
         return _cosine(peak, self.minimum_learning_rate, since / length)
 
     def get_config(self):

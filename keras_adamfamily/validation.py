@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import numbers
-import sys
 from typing import Any
 
 
@@ -46,12 +45,15 @@ def check_float(name: str, value: Any, interval: Interval, otherwise: str = "") 
     `otherwise` completes the sentence when something else than a float is accepted as well.
     """
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    is_float = is_number and abs(value) <= sys.float_info.max  # an integer may be larger
-    if not is_float or float(value) not in interval:
+    try:
+        number = float(value) if is_number else math.nan
+    except OverflowError:  # an integer larger than any float
+        number = math.inf
+    if number not in interval:
         raise ValueError(
             f"`{name}` must be a float between {interval}.{otherwise} Received: {name}={value!r}"
         )
-    return float(value)
+    return number
 
 
 def check_integer(name: str, value: Any, minimum: int, otherwise: str = "") -> int:

@@ -16,6 +16,7 @@ the learning rate, scales the decay as in the paper, while the learning rate its
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -29,7 +30,8 @@ class WeightDecay:
     """Base of the forms. `rate` is the number that a search tunes.
 
     A form implements `coefficient(rate, c)`: the fraction of the weight, given the rate (a float or
-    a scalar tensor) and the step's scalars `c` (`c.lr`, `c.initial_learning_rate`, `c.step`).
+    a scalar tensor) and the step's scalars `c` (`c.lr`, `c.initial_learning_rate`, `c.step`,
+    `c.batches`).
     """
 
     interval = NON_NEGATIVE
@@ -42,8 +44,18 @@ class WeightDecay:
         raise NotImplementedError
 
     def with_rate(self, rate: float) -> WeightDecay:
-        """The same form with another rate."""
-        return type(self).from_config({**self.get_config(), "rate": rate})
+        """The same form with another rate.
+
+        Raises:
+            ValueError: If this form does not accept that rate.
+        """
+        other = copy.copy(self)
+        other.rate = check_float("rate", rate, self.interval)
+        other.check()
+        return other
+
+    def check(self) -> None:
+        """Raises a `ValueError` if the arguments do not fit together."""
 
     def get_config(self) -> dict[str, Any]:
         return {"rate": self.rate}
@@ -104,7 +116,8 @@ class Normalized(Decoupled):
 
     Args:
         rate: The paper's lambda_norm, a float >= 0.
-        batch_size: b, examples per batch.
+        batch_size: b, examples per update: those of a batch, times the optimizer's
+            `gradient_accumulation_steps`.
         dataset_size: B, training examples.
         epochs: T, the number of epochs; or a `CosineWarmRestarts` schedule, and then T is T_i,
             the length of the cycle that training is in (AdamWR and SGDWR).
@@ -128,18 +141,22 @@ class Normalized(Decoupled):
         self.batch_size = check_integer("batch_size", batch_size, 1)
         self.dataset_size = check_integer("dataset_size", dataset_size, 1)
         self.epochs = epochs
-        if hasattr(epochs, "cycle_steps"):
+        if hasattr(epochs, "cycle_steps") and not isinstance(epochs, type):
             shortest = epochs.first_cycle_steps / self._steps_per_epoch
         else:
             otherwise = " A schedule with cycles, such as `CosineWarmRestarts`, is accepted too."
             shortest = self.epochs = check_integer("epochs", epochs, 1, otherwise)
-        largest = self.rate * self._factor(shortest)
+        self._shortest = shortest
+        self.check()
+
+    def check(self):
+        largest = self.rate * self._factor(self._shortest)
         if largest >= 1.0:
             raise ValueError(
                 "`rate * sqrt(batch_size / (dataset_size * epochs))` is the fraction of a weight "
-                f"removed per step and must be below 1. Received: rate={rate!r}, "
-                f"batch_size={batch_size!r}, dataset_size={dataset_size!r}, which give "
-                f"{largest:g} for {shortest:g} epochs"
+                f"removed per step and must be below 1. Received: rate={self.rate!r}, "
+                f"batch_size={self.batch_size!r}, dataset_size={self.dataset_size!r}, which give "
+                f"{largest:g} for {self._shortest:g} epochs"
             )
 
     @property
@@ -153,7 +170,7 @@ class Normalized(Decoupled):
         if isinstance(self.epochs, int):
             factor = self._factor(self.epochs)
         else:
-            cycle_steps = ops.cast(self.epochs.cycle_steps(c.step), c.dtype)
+            cycle_steps = ops.cast(self.epochs.cycle_steps(c.step), c.dtype) / c.batches
             factor = self._factor(1.0 / self._steps_per_epoch) * ops.rsqrt(cycle_steps)
         return super().coefficient(rate, c) * factor
 
@@ -199,6 +216,16 @@ class L2(WeightDecay):
 
     def coefficient(self, rate, c):
         return rate
+
+
+def required(value: Any, instead: str) -> Any:
+    """The `weight_decay` of an algorithm that is its decay; `None` is a `ValueError`."""
+    if value is None:
+        raise ValueError(
+            "Argument `weight_decay` must be a float. Received: weight_decay=None. `Decoupled`, "
+            f"`Normalized` and `L2` are accepted too. Without decay, use `{instead}`."
+        )
+    return value
 
 
 def as_weight_decay(value: Any) -> WeightDecay | None:

@@ -1,6 +1,5 @@
 """Two TensorFlow devices and four JAX devices on one CPU, set up before either starts."""
 
-import contextlib
 import os
 
 os.environ["XLA_FLAGS"] = (
@@ -36,6 +35,4 @@ def x64():
 @pytest.fixture(autouse=True)
 def fresh_names():
     """Variables are named from zero in every test."""
-    with contextlib.suppress(AttributeError):
-        keras.utils.clear_session()
-    yield
+    keras.utils.clear_session(free_memory=False)

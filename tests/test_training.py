@@ -1,4 +1,4 @@
-"""In `model.fit`: the family trains real data, in low precision too, where Keras's Adam does not."""
+"""In `model.fit`: real data, and low precision, where Keras's Adam does not train."""
 
 import keras
 import numpy as np

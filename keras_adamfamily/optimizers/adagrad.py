@@ -40,7 +40,7 @@ class Adagrad(FamilyOptimizer):
     >>> optimizer = kaf.Adagrad(0.01)
     """
 
-    initial_accumulator_value = Hyperparameter(NON_NEGATIVE)
+    initial_accumulator_value = Hyperparameter(NON_NEGATIVE, can_be_tunable=False)
     epsilon = Hyperparameter(NON_NEGATIVE)
     epsilon_form = Option("outside", "inside")
     handles_sparse_gradients = True
@@ -60,7 +60,7 @@ class Adagrad(FamilyOptimizer):
 
     @property
     def slots(self):
-        return {"accumulator": vars(self)["_initial_accumulator_value"]}
+        return {"accumulator": self.initial_accumulator_value}
 
     def update(self, g, w, s, c):
         square = ops.square(g)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from keras_adamfamily.optimizers.adam import Adam
+from keras_adamfamily.weight_decay import required
 
 
 class AdamW(Adam):
@@ -47,11 +48,7 @@ class AdamW(Adam):
         epsilon=1e-8,
         **kwargs,
     ):
-        if weight_decay is None:
-            raise ValueError(
-                "Argument `weight_decay` must be a float. Received: weight_decay=None. "
-                "`Decoupled`, `Normalized` and `L2` are accepted too; without decay, use `Adam`."
-            )
+        weight_decay = required(weight_decay, instead="Adam")
         super().__init__(
             learning_rate, beta_1, beta_2, epsilon, weight_decay=weight_decay, **kwargs
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from keras import ops
 
-from keras_adamfamily.hyperparameters import Option
+from keras_adamfamily.hyperparameters import Fixed, Option
 from keras_adamfamily.optimizers.adam import Adam, decayed_beta_1
 
 
@@ -53,7 +53,7 @@ class AMSGrad(Adam):
     >>> optimizer = kaf.AMSGrad(kaf.InverseSqrt(0.1), beta_1=0.9, beta_2=0.99)
     """
 
-    amsgrad = True
+    amsgrad = Fixed(True)
     maximum_of = Option("raw", "corrected")
 
     def __init__(
@@ -111,7 +111,10 @@ class AdamNC(Adam):
     >>> optimizer = kaf.AdamNC(kaf.InverseSqrt(0.1), beta_1=0.0)
     """
 
-    beta_2 = amsgrad = bias_correction = epsilon_form = None  # fixed by the algorithm
+    beta_2 = Fixed(None)
+    amsgrad = Fixed(False)
+    bias_correction = Fixed(False)
+    epsilon_form = Fixed(None)
 
     def __init__(self, learning_rate=0.001, beta_1=0.9, epsilon=0.0, beta_1_decay=1.0, **kwargs):
         super().__init__(

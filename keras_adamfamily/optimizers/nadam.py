@@ -8,9 +8,10 @@ import numpy as np
 from keras import ops
 
 from keras_adamfamily.base import FamilyOptimizer
-from keras_adamfamily.hyperparameters import Hyperparameter, Option
+from keras_adamfamily.hyperparameters import Fixed, Hyperparameter, Option
 from keras_adamfamily.numerics import divide, is_positive, lerp, one_minus_power
 from keras_adamfamily.validation import BETA, NON_NEGATIVE
+from keras_adamfamily.weight_decay import required
 
 
 class Nadam(FamilyOptimizer):
@@ -151,7 +152,7 @@ class NAdamW(Nadam):
     >>> optimizer = kaf.NAdamW(1e-3, weight_decay=0.02)
     """
 
-    schedule = "algoperf"  # fixed by the algorithm
+    schedule = Fixed("algoperf")
 
     def __init__(
         self,
@@ -162,12 +163,12 @@ class NAdamW(Nadam):
         epsilon=1e-8,
         **kwargs,
     ):
+        weight_decay = required(weight_decay, instead='Nadam(schedule="algoperf")')
         super().__init__(
             learning_rate,
             beta_1,
             beta_2,
             epsilon,
-            self.schedule,
             weight_decay=weight_decay,
             **kwargs,
         )

@@ -69,21 +69,17 @@ class RMSprop(FamilyOptimizer):
         self.epsilon_form = epsilon_form
 
     @property
-    def _has_momentum(self) -> bool:
-        return "momentum" in self._requested_tunable or self.momentum != 0.0
-
-    @property
     def slots(self):
         slots = {"velocity": 0.0}
         if self.centered:
             slots["average_gradient"] = 0.0
-        if self._has_momentum:
+        if self.is_tunable("momentum") or self.momentum:
             slots["momentum"] = 0.0
         return slots
 
     @property
     def handles_sparse_gradients(self):
-        return not self._has_momentum
+        return "momentum" not in self.slots
 
     def update(self, g, w, s, c):
         v = ops.add(c.rho * s.velocity, scale(ops.square(g), 1 - c.rho, c.dtype))
@@ -98,6 +94,6 @@ class RMSprop(FamilyOptimizer):
         else:
             root = ops.sqrt(variance) + c.epsilon
         step = divide(ops.multiply(g, c.lr), root, is_positive(c.epsilon))
-        if self._has_momentum:
+        if "momentum" in self.slots:
             step = state["momentum"] = c.momentum * s.momentum + step
         return step, state

@@ -7,7 +7,7 @@ from keras import ops
 from keras_adamfamily.base import FamilyOptimizer
 from keras_adamfamily.hyperparameters import Hyperparameter, Option
 from keras_adamfamily.validation import UNIT
-from keras_adamfamily.weight_decay import Decoupled
+from keras_adamfamily.weight_decay import Decoupled, required
 
 
 class SGD(FamilyOptimizer):
@@ -47,20 +47,16 @@ class SGD(FamilyOptimizer):
         self.nesterov = nesterov
 
     @property
-    def _has_momentum(self) -> bool:
-        return "momentum" in self._requested_tunable or self.momentum != 0.0
-
-    @property
     def slots(self):
-        return {"momentum": 0.0} if self._has_momentum else {}
+        return {"momentum": 0.0} if self.is_tunable("momentum") or self.momentum else {}
 
     @property
     def handles_sparse_gradients(self):
-        return not self._has_momentum
+        return not self.slots
 
     def update(self, g, w, s, c):
         move = ops.multiply(g, c.lr)
-        if not self._has_momentum:
+        if not self.slots:
             return move, {}
         v = c.momentum * s.momentum - move
         step = move - c.momentum * v if self.nesterov else -v
@@ -96,8 +92,12 @@ class SGDW(SGD):
     """
 
     def __init__(
-        self, learning_rate=0.05, momentum=0.9, nesterov=False, weight_decay=None, **kwargs
+        self,
+        learning_rate=0.05,
+        momentum=0.9,
+        nesterov=False,
+        weight_decay=Decoupled(1e-4),  # noqa: B008 - it never changes
+        **kwargs,
     ):
-        if weight_decay is None:
-            weight_decay = Decoupled(1e-4)
+        weight_decay = required(weight_decay, instead="SGD")
         super().__init__(learning_rate, momentum, nesterov, weight_decay=weight_decay, **kwargs)
