@@ -213,16 +213,16 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
             return
         variables = list(variables)
         dtypes = [_compute_dtype(variable) for variable in variables]
-        self._widest_dtype = "float64" if "float64" in dtypes else "float32"
-        self._hold_learning_rate_in(self._widest_dtype)
+        widest = self._widest_dtype = "float64" if "float64" in dtypes else "float32"
+        self._hold_learning_rate_in(widest)
         for name in self._hyperparameters():
             if self.is_tunable(name):
-                self._tunables[name] = self._add_scalar(name, self._given(name))
+                self._tunables[name] = self._add_scalar(name, self._given(name), widest)
         super().build(variables)
         self._compute_dtypes = dtypes
         self._decays = self._which_decay(variables)
         self._scalar_state = {
-            name: self._add_scalar(name, value) for name, value in self.scalar_slots.items()
+            name: self._add_scalar(name, value, widest) for name, value in self.scalar_slots.items()
         }
         self._states = [
             {
@@ -235,30 +235,28 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
 
     def add_variable_from_reference(self, reference_variable, name=None, initializer="zeros"):
         """State of the shape and layout of `reference_variable`, in float32 at least."""
-        overwritten = self._overwrite_variable_with_gradient(reference_variable)
+        dtype = _compute_dtype(reference_variable)
+        if self._overwrite_variable_with_gradient(reference_variable):
+            dtype = reference_variable.dtype
         path = str(_path(reference_variable)).replace("/", "_").replace(":", "_")
         with backends.colocated(reference_variable):
             return self.add_variable(
                 shape=reference_variable.shape,
                 initializer=initializer,
-                dtype=(
-                    reference_variable.dtype if overwritten else _compute_dtype(reference_variable)
-                ),
+                dtype=dtype,
                 layout=getattr(reference_variable, "_layout", None),
                 name=f"{path}_{name or 'var'}",
             )
 
-    def _add_scalar(self, name, value):
-        dtype, once = self._widest_dtype, "only_first_replica"
-        return self.add_variable((), _constant(value), dtype, once, name=name)
+    def _add_scalar(self, name, value, dtype):
+        return self.add_variable((), _constant(value), dtype, "only_first_replica", name=name)
 
     def _hold_learning_rate_in(self, dtype) -> None:
         held = self._learning_rate
         if isinstance(held, keras.Variable) and held.dtype not in (dtype, "float64"):
-            self._widest_dtype = dtype
             value = _as_float(held, self._given_learning_rate)
             self._untrack_variable(held)
-            self._learning_rate = self._add_scalar("learning_rate", value)
+            self._learning_rate = self._add_scalar("learning_rate", value, dtype)
 
     # The step.
 

@@ -33,9 +33,16 @@ _MAX_CYCLES = 2**16
 class Schedule(keras.optimizers.schedules.LearningRateSchedule):
     """Base: integer steps in, at least float32 arithmetic whatever `floatx` is."""
 
-    def __init__(self, learning_rate: float, name: str | None):
+    def __init__(
+        self, learning_rate: float, name: str | None, minimum_learning_rate: float | None = None
+    ):
         self.initial_learning_rate = check_float("learning_rate", learning_rate, POSITIVE)
         self.name = name or type(self).__name__
+        if minimum_learning_rate is not None:
+            below_peak = Interval(0.0, self.initial_learning_rate)
+            self.minimum_learning_rate = check_float(
+                "minimum_learning_rate", minimum_learning_rate, below_peak
+            )
 
     def __call__(self, step):
         dtype = "float64" if keras.config.floatx() == "float64" else "float32"
@@ -99,15 +106,10 @@ class CosineWarmRestarts(Schedule):
         minimum_learning_rate: float = 0.0,
         name: str | None = None,
     ):
-        super().__init__(learning_rate, name)
+        super().__init__(learning_rate, name, minimum_learning_rate)
         self.first_cycle_steps = check_integer("first_cycle_steps", first_cycle_steps, 1)
         self.cycle_multiplier = check_float("cycle_multiplier", cycle_multiplier, _AT_LEAST_ONE)
         self.peak_multiplier = check_float("peak_multiplier", peak_multiplier, UNIT)
-        self.minimum_learning_rate = check_float(
-            "minimum_learning_rate",
-            minimum_learning_rate,
-            Interval(0.0, self.initial_learning_rate),
-        )
         self._starts, self._lengths = _cycles(self.first_cycle_steps, self.cycle_multiplier)
 
     def _locate(self, step):
@@ -199,7 +201,7 @@ class WarmupCosine(Schedule):
         minimum_learning_rate: float = 0.0,
         name: str | None = None,
     ):
-        super().__init__(learning_rate, name)
+        super().__init__(learning_rate, name, minimum_learning_rate)
         self.total_steps = check_integer("total_steps", total_steps, 1)
         self.warmup_steps = check_integer("warmup_steps", warmup_steps, 0)
         if self.warmup_steps >= self.total_steps:
@@ -207,11 +209,6 @@ class WarmupCosine(Schedule):
                 "`warmup_steps` must be below `total_steps`. "
                 f"Received: warmup_steps={warmup_steps}, total_steps={total_steps}"
             )
-        self.minimum_learning_rate = check_float(
-            "minimum_learning_rate",
-            minimum_learning_rate,
-            Interval(0.0, self.initial_learning_rate),
-        )
 
     def value(self, step, dtype):
         peak = self.initial_learning_rate
