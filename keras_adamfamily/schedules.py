@@ -33,16 +33,13 @@ _MAX_CYCLES = 2**16
 class Schedule(keras.optimizers.schedules.LearningRateSchedule):
     """Base: integer steps in, at least float32 arithmetic whatever `floatx` is."""
 
-    def __init__(
-        self, learning_rate: float, name: str | None, minimum_learning_rate: float | None = None
-    ):
+    def __init__(self, learning_rate: float, name: str | None, minimum_learning_rate: float = 0.0):
         self.initial_learning_rate = check_float("learning_rate", learning_rate, POSITIVE)
+        below_peak = Interval(0.0, self.initial_learning_rate)
+        self.minimum_learning_rate = check_float(
+            "minimum_learning_rate", minimum_learning_rate, below_peak
+        )
         self.name = name or type(self).__name__
-        if minimum_learning_rate is not None:
-            below_peak = Interval(0.0, self.initial_learning_rate)
-            self.minimum_learning_rate = check_float(
-                "minimum_learning_rate", minimum_learning_rate, below_peak
-            )
 
     def __call__(self, step):
         dtype = "float64" if keras.config.floatx() == "float64" else "float32"

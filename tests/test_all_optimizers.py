@@ -94,6 +94,11 @@ def follow(twin, start, gradients):
     return weights
 
 
+def tunables(optimizer):
+    """Names of the hyperparameters that may be tunable: all but those of the initial state."""
+    return [n for n in optimizer._hyperparameters() if n != "initial_accumulator_value"]
+
+
 class TestNumbers:
     """The rules, number by number."""
 
@@ -439,7 +444,7 @@ class TestAround:
         """A tunable hyperparameter computes what the constant does, and may change in training."""
         start, gradients = random_problem()
         optimizer = make(name, weight_decay=kaf.Decoupled(0.01))
-        floats = [n for n in optimizer._hyperparameters() if n != "initial_accumulator_value"]
+        floats = tunables(optimizer)
         tunable = make(name, weight_decay=kaf.Decoupled(0.01), tunable=floats)
         constant = trajectory(optimizer, start, gradients)
         assert largest_difference(trajectory(tunable, start, gradients), constant) < 2e-5
@@ -451,7 +456,7 @@ class TestAround:
     def test_nothing_is_traced_twice(self, name):
         """Not on the second step, nor when the rate or a tunable hyperparameter changes."""
         optimizer = make(name, weight_decay=kaf.Decoupled(0.01))
-        floats = optimizer._hyperparameters()
+        floats = tunables(optimizer)
         optimizer.make_tunable(*floats)
         variables = variables_of([np.ones((2, 3)), np.ones(3)], "float32")
         step = Stepper(optimizer, variables)
