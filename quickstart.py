@@ -52,12 +52,12 @@ def extra_of(backend: str) -> str:
 
 
 def extras_for(command: str, backend: str) -> set[str]:
-    """The extras that a command needs. Tests get the peers of their own backend alone."""
+    """The extras that a command needs. Optax comes where it does not bring another backend."""
     extras = {extra_of(backend), "tuning"}
     if command != "tune":
         extras.add("dev")
-        if backend != "tensorflow":
-            extras.add(f"oracles-{backend}")
+        if backend == "jax":
+            extras.add("oracles")
     return extras
 
 
