@@ -84,7 +84,7 @@ DIFFERENT = {
 }
 
 
-def test_classes():
+def classes_of_keras():
     for name in MODULES:
         for key, value in vars(load(name)).items():
             if isinstance(value, type) and key.endswith("Test"):
@@ -95,5 +95,5 @@ def test_classes():
 
 
 globals().update(OURS)  # pickle looks them up here
-globals().update(test_classes())
-del test_classes
+globals().update(classes_of_keras())
+del classes_of_keras

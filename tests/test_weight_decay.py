@@ -137,7 +137,7 @@ def test_normalized_decay_counts_the_last_short_batch(x64):
 
 
 def test_decay_is_free_of_the_gradient_scale_and_l2_is_not(x64):
-    """SPEC's table: 2000 steps of pure noise at five scales, with lambda 0.1."""
+    """The contrast table: 2000 steps of pure noise at five scales, with lambda 0.1."""
     scales = np.array([0.01, 0.1, 1, 10, 100])
     noise = np.random.RandomState(1).normal(size=2000)
 

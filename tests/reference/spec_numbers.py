@@ -1,4 +1,4 @@
-"""The check numbers (SPEC section 2) for the foundation's algorithms, as data.
+"""The papers' check numbers for the core algorithms, as data.
 
 The weight starts at `theta_0`, the gradients are given (not computed from a loss), and `expected`
 lists theta_1, theta_2, ... in float64, printed to ten digits.
