@@ -12,7 +12,7 @@ import functools
 import inspect
 import numbers
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 from typing import Any
 
@@ -38,6 +38,9 @@ from keras_adamfamily.weight_decay import (
     WeightDecay,
     as_weight_decay,
 )
+
+#: What a learning rate may be: a number, a schedule, or a callable without arguments.
+LearningRate = float | keras.optimizers.schedules.LearningRateSchedule | Callable[[], float]
 
 
 class Added:
@@ -135,7 +138,7 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
 
     def __init__(
         self,
-        learning_rate: Any,
+        learning_rate: LearningRate,
         *,
         weight_decay: float | WeightDecay | None = None,
         weight_decay_exclude: Iterable[str] = (),
@@ -203,7 +206,7 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
 
     # State.
 
-    def build(self, variables) -> None:
+    def build(self, variables: Iterable[keras.Variable]) -> None:
         """Creates the state, in an order that checkpoints rely on and that never changes.
 
         `iteration`, `learning_rate` (if a float), tunable hyperparameters (as declared), weight
@@ -461,7 +464,11 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
                 f"Received: learning_rate={self._given_learning_rate!r}"
             )
 
-    def exclude_from_weight_decay(self, var_list=None, var_names=None) -> None:
+    def exclude_from_weight_decay(
+        self,
+        var_list: Iterable[keras.Variable] | None = None,
+        var_names: Iterable[str] | None = None,
+    ) -> None:
         """Excludes variables from weight decay; to be called before `build`, and saved.
 
         Args:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from keras import ops
 
-from keras_adamfamily.base import FamilyOptimizer
+from keras_adamfamily.base import FamilyOptimizer, LearningRate
 from keras_adamfamily.hyperparameters import Hyperparameter
 from keras_adamfamily.numerics import divide, is_positive, scale
 from keras_adamfamily.validation import BETA, NON_NEGATIVE
@@ -44,7 +46,13 @@ class Adadelta(FamilyOptimizer):
     slots = {"accumulated_gradient": 0.0, "accumulated_step": 0.0}
     handles_sparse_gradients = True
 
-    def __init__(self, learning_rate=1.0, rho=0.95, epsilon=1e-6, **kwargs):
+    def __init__(
+        self,
+        learning_rate: LearningRate = 1.0,
+        rho: float = 0.95,
+        epsilon: float = 1e-6,
+        **kwargs: Any,
+    ):
         super().__init__(learning_rate, **kwargs)
         self.rho = rho
         self.epsilon = epsilon

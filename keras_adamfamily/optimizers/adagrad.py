@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from keras import ops
 
-from keras_adamfamily.base import Added, FamilyOptimizer
+from keras_adamfamily.base import Added, FamilyOptimizer, LearningRate
 from keras_adamfamily.hyperparameters import Hyperparameter, Option
 from keras_adamfamily.numerics import divide, is_positive
 from keras_adamfamily.validation import NON_NEGATIVE
@@ -47,11 +49,11 @@ class Adagrad(FamilyOptimizer):
 
     def __init__(
         self,
-        learning_rate=0.01,
-        initial_accumulator_value=0.0,
-        epsilon=1e-10,
-        epsilon_form="outside",
-        **kwargs,
+        learning_rate: LearningRate = 0.01,
+        initial_accumulator_value: float = 0.0,
+        epsilon: float = 1e-10,
+        epsilon_form: str = "outside",
+        **kwargs: Any,
     ):
         super().__init__(learning_rate, **kwargs)
         self.initial_accumulator_value = initial_accumulator_value

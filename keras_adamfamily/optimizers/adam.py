@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from keras import ops
 
 from keras_adamfamily import backends
-from keras_adamfamily.base import FamilyOptimizer
+from keras_adamfamily.base import FamilyOptimizer, LearningRate
 from keras_adamfamily.hyperparameters import Hyperparameter, Option
 from keras_adamfamily.numerics import divide, is_positive, lerp, one_minus_power, power
 from keras_adamfamily.validation import BETA, NON_NEGATIVE, Interval
@@ -61,15 +63,15 @@ class Adam(FamilyOptimizer):
 
     def __init__(
         self,
-        learning_rate=0.001,
-        beta_1=0.9,
-        beta_2=0.999,
-        epsilon=1e-8,
-        amsgrad=False,
-        epsilon_form="outer",
-        bias_correction=True,
-        beta_1_decay=1.0,
-        **kwargs,
+        learning_rate: LearningRate = 0.001,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        amsgrad: bool = False,
+        epsilon_form: str = "outer",
+        bias_correction: bool = True,
+        beta_1_decay: float = 1.0,
+        **kwargs: Any,
     ):
         super().__init__(learning_rate, **kwargs)
         self.beta_1 = beta_1

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from keras import ops
 
 from keras_adamfamily import backends
-from keras_adamfamily.base import FamilyOptimizer
+from keras_adamfamily.base import FamilyOptimizer, LearningRate
 from keras_adamfamily.hyperparameters import Hyperparameter, Option
 from keras_adamfamily.numerics import divide, is_positive, lerp, one_minus_power
 from keras_adamfamily.validation import BETA, NON_NEGATIVE
@@ -51,12 +53,12 @@ class Adamax(FamilyOptimizer):
 
     def __init__(
         self,
-        learning_rate=0.002,
-        beta_1=0.9,
-        beta_2=0.999,
-        epsilon=0.0,
-        epsilon_form="added",
-        **kwargs,
+        learning_rate: LearningRate = 0.002,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 0.0,
+        epsilon_form: str = "added",
+        **kwargs: Any,
     ):
         super().__init__(learning_rate, **kwargs)
         self.beta_1 = beta_1

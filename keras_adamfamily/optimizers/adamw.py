@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from keras_adamfamily.base import LearningRate
 from keras_adamfamily.optimizers.adam import Adam
-from keras_adamfamily.weight_decay import required
+from keras_adamfamily.weight_decay import WeightDecay, required
 
 
 class AdamW(Adam):
@@ -41,12 +44,12 @@ class AdamW(Adam):
 
     def __init__(
         self,
-        learning_rate=0.001,
-        weight_decay=0.004,
-        beta_1=0.9,
-        beta_2=0.999,
-        epsilon=1e-8,
-        **kwargs,
+        learning_rate: LearningRate = 0.001,
+        weight_decay: float | WeightDecay = 0.004,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        **kwargs: Any,
     ):
         weight_decay = required(weight_decay, instead="Adam")
         super().__init__(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from keras import ops
 
+from keras_adamfamily.base import LearningRate
 from keras_adamfamily.hyperparameters import Fixed, Option
 from keras_adamfamily.optimizers.adam import Adam, decayed_beta_1
 
@@ -58,13 +61,13 @@ class AMSGrad(Adam):
 
     def __init__(
         self,
-        learning_rate=0.001,
-        beta_1=0.9,
-        beta_2=0.999,
-        epsilon=0.0,
-        bias_correction=False,
-        maximum_of="raw",
-        **kwargs,
+        learning_rate: LearningRate = 0.001,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 0.0,
+        bias_correction: bool = False,
+        maximum_of: str = "raw",
+        **kwargs: Any,
     ):
         super().__init__(
             learning_rate, beta_1, beta_2, epsilon, True, bias_correction=bias_correction, **kwargs
@@ -116,7 +119,14 @@ class AdamNC(Adam):
     bias_correction = Fixed(False)
     epsilon_form = Fixed(None)
 
-    def __init__(self, learning_rate=0.001, beta_1=0.9, epsilon=0.0, beta_1_decay=1.0, **kwargs):
+    def __init__(
+        self,
+        learning_rate: LearningRate = 0.001,
+        beta_1: float = 0.9,
+        epsilon: float = 0.0,
+        beta_1_decay: float = 1.0,
+        **kwargs: Any,
+    ):
         super().__init__(
             learning_rate, beta_1, epsilon=epsilon, beta_1_decay=beta_1_decay, **kwargs
         )

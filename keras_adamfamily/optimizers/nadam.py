@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from keras import ops
 
-from keras_adamfamily.base import FamilyOptimizer
+from keras_adamfamily.base import FamilyOptimizer, LearningRate
 from keras_adamfamily.hyperparameters import Fixed, Hyperparameter, Option
 from keras_adamfamily.numerics import divide, is_positive, lerp, one_minus_power
 from keras_adamfamily.validation import BETA, NON_NEGATIVE
-from keras_adamfamily.weight_decay import required
+from keras_adamfamily.weight_decay import WeightDecay, required
 
 
 class Nadam(FamilyOptimizer):
@@ -64,12 +65,12 @@ class Nadam(FamilyOptimizer):
 
     def __init__(
         self,
-        learning_rate=0.002,
-        beta_1=0.9,
-        beta_2=0.999,
-        epsilon=1e-8,
-        schedule="dozat",
-        **kwargs,
+        learning_rate: LearningRate = 0.002,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        schedule: str = "dozat",
+        **kwargs: Any,
     ):
         super().__init__(learning_rate, **kwargs)
         self.beta_1 = beta_1
@@ -156,12 +157,12 @@ class NAdamW(Nadam):
 
     def __init__(
         self,
-        learning_rate=0.001,
-        weight_decay=0.004,
-        beta_1=0.9,
-        beta_2=0.999,
-        epsilon=1e-8,
-        **kwargs,
+        learning_rate: LearningRate = 0.001,
+        weight_decay: float | WeightDecay = 0.004,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        **kwargs: Any,
     ):
         weight_decay = required(weight_decay, instead='Nadam(schedule="algoperf")')
         super().__init__(

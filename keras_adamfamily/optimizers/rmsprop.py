@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from keras import ops
 
-from keras_adamfamily.base import FamilyOptimizer
+from keras_adamfamily.base import FamilyOptimizer, LearningRate
 from keras_adamfamily.hyperparameters import Hyperparameter, Option
 from keras_adamfamily.numerics import divide, is_positive, scale
 from keras_adamfamily.validation import BETA, NON_NEGATIVE, UNIT
@@ -53,13 +55,13 @@ class RMSprop(FamilyOptimizer):
 
     def __init__(
         self,
-        learning_rate=0.001,
-        rho=0.9,
-        momentum=0.0,
-        epsilon=1e-7,
-        centered=False,
-        epsilon_form="inside",
-        **kwargs,
+        learning_rate: LearningRate = 0.001,
+        rho: float = 0.9,
+        momentum: float = 0.0,
+        epsilon: float = 1e-7,
+        centered: bool = False,
+        epsilon_form: str = "inside",
+        **kwargs: Any,
     ):
         super().__init__(learning_rate, **kwargs)
         self.rho = rho

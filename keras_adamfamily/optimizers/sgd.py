@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from keras import ops
 
-from keras_adamfamily.base import FamilyOptimizer
+from keras_adamfamily.base import FamilyOptimizer, LearningRate
 from keras_adamfamily.hyperparameters import Hyperparameter, Option
 from keras_adamfamily.validation import UNIT
-from keras_adamfamily.weight_decay import Decoupled, required
+from keras_adamfamily.weight_decay import Decoupled, WeightDecay, required
 
 
 class SGD(FamilyOptimizer):
@@ -41,7 +43,13 @@ class SGD(FamilyOptimizer):
     momentum = Hyperparameter(UNIT)
     nesterov = Option(False, True)
 
-    def __init__(self, learning_rate=0.01, momentum=0.0, nesterov=False, **kwargs):
+    def __init__(
+        self,
+        learning_rate: LearningRate = 0.01,
+        momentum: float = 0.0,
+        nesterov: bool = False,
+        **kwargs: Any,
+    ):
         super().__init__(learning_rate, **kwargs)
         self.momentum = momentum
         self.nesterov = nesterov
@@ -93,11 +101,11 @@ class SGDW(SGD):
 
     def __init__(
         self,
-        learning_rate=0.05,
-        momentum=0.9,
-        nesterov=False,
-        weight_decay=Decoupled(1e-4),  # noqa: B008 - it never changes
-        **kwargs,
+        learning_rate: LearningRate = 0.05,
+        momentum: float = 0.9,
+        nesterov: bool = False,
+        weight_decay: float | WeightDecay = Decoupled(1e-4),  # noqa: B008 - it never changes
+        **kwargs: Any,
     ):
         weight_decay = required(weight_decay, instead="SGD")
         super().__init__(learning_rate, momentum, nesterov, weight_decay=weight_decay, **kwargs)
