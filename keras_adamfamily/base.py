@@ -13,7 +13,7 @@ import inspect
 import numbers
 import re
 from collections.abc import Callable, Iterable
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import keras
@@ -125,6 +125,8 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
     scalar_slots: dict[str, float] = {}
     #: Whether the rule's operations keep a sparse gradient sparse; others get a dense one.
     handles_sparse_gradients = False
+    #: Variables of the tunable hyperparameters by name; each optimizer gets its own.
+    _tunables = MappingProxyType({})
 
     def __new__(cls, *args, **kwargs):
         accepted = _arguments(cls)
@@ -429,7 +431,7 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
     @property
     def initial_learning_rate(self):
         """lr_0 of `eta_t = lr_t / lr_0`: given, the first learning rate, or the schedule's peak."""
-        tunable = vars(self).get("_tunables", {}).get("initial_learning_rate")
+        tunable = self._tunables.get("initial_learning_rate")
         return self._given("initial_learning_rate") if tunable is None else tunable
 
     @initial_learning_rate.setter
@@ -442,7 +444,7 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
     @property
     def weight_decay(self):
         """What was given; the variable that holds its rate once that is tunable and built."""
-        return vars(self).get("_tunables", {}).get("weight_decay", self._weight_decay)
+        return self._tunables.get("weight_decay", self._weight_decay)
 
     @weight_decay.setter
     def weight_decay(self, value):
@@ -543,8 +545,7 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
             return next(
                 (float(x) for x in candidates if isinstance(x, int | float) and x > 0), None
             )
-        getattr(type(self), name).__get__(self)  # complains if it is not set
-        return vars(self)[f"_{name}"]
+        return getattr(type(self), name).given(self)
 
     def make_tunable(self, *names: str) -> FamilyOptimizer:
         """Holds hyperparameters in scalar variables, so that they may change during training.
@@ -582,12 +583,11 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
     def _request_tunable(self, names) -> None:
         if isinstance(names, str) or not isinstance(names, Iterable):
             raise ValueError(f"`tunable` must be a list of names. Received: tunable={names!r}")
-        fixed = [
+        known = [
             name
-            for name in self._declared(Hyperparameter)
-            if not getattr(type(self), name).can_be_tunable
+            for name in self._hyperparameters()
+            if getattr(getattr(type(self), name), "can_be_tunable", True)
         ]
-        known = [name for name in self._hyperparameters() if name not in fixed]
         names = list(names)
         for name in names:
             if name not in known:

@@ -42,13 +42,17 @@ class Hyperparameter(Argument):
         self.can_be_tunable = can_be_tunable
 
     def __get__(self, optimizer, owner=None):
-        if optimizer is not None and self.name in vars(optimizer).get("_tunables", {}):
+        if optimizer is not None and self.name in optimizer._tunables:
             return optimizer._tunables[self.name]
         return super().__get__(optimizer, owner)
 
+    def given(self, optimizer) -> float:
+        """The Python float, whether it is tunable or not."""
+        return super().__get__(optimizer)
+
     def __set__(self, optimizer, value):
         value = check_float(self.name, value, self.interval)
-        if self.name in vars(optimizer).get("_tunables", {}):
+        if self.name in optimizer._tunables:
             optimizer._tunables[self.name].assign(value)
         elif vars(optimizer).get("built"):
             raise ValueError(
