@@ -81,7 +81,8 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
 
     - `g`, `w`: the gradient (after clipping) and the weight, in float32, or float64 for float64
       variables, whatever the variable's dtype.
-    - `s`: this variable's state by name (`s.momentum`), of the variable's shape.
+    - `s`: this variable's state by name (`s.momentum`), of the variable's shape unless `slot_shape`
+      says otherwise, and what `traits` says of the variable.
     - `c`: the step's scalars, computed once per step: `c.t` (1, 2, ...), `c.lr`, `c.step` (the
       batch count that schedules see), `c.dtype`, every hyperparameter, whatever `scalars` and
       `survey` added, and the model-wide state declared in `scalar_slots`.
@@ -194,6 +195,17 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         """Scalars of the step beyond the hyperparameters, such as bias corrections."""
         return {}
 
+    def slot_shape(self, name: str, variable) -> tuple[int, ...]:
+        """The shape of one slot of `variable`: the variable's own, unless the rule keeps less."""
+        return tuple(variable.shape)
+
+    def traits(self, variable) -> dict[str, Any]:
+        """What the rule knows about one variable when it is built, as attributes of `s`.
+
+        Python values, such as the axes of a norm: constants of the compiled step.
+        """
+        return {}
+
     def survey(self, grads, weights, states, c) -> tuple[dict[str, Any], dict[str, Any]]:
         """A first pass over the whole model, before any weight moves.
 
@@ -231,25 +243,32 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         }
         self._states = [
             {
-                name: self.add_variable_from_reference(variable, name, _constant(value))
+                name: self._add_slot(variable, name, value)
                 for name, value in self.slots.items()
                 if not self._overwrite_variable_with_gradient(variable)
             }
             for variable in variables
         ]
+        self._traits = [self.traits(variable) for variable in variables]
 
     def add_variable_from_reference(self, reference_variable, name=None, initializer="zeros"):
         """State of the shape and layout of `reference_variable`, in float32 at least."""
-        dtype = _compute_dtype(reference_variable)
-        if self._overwrite_variable_with_gradient(reference_variable):
-            dtype = reference_variable.dtype
-        path = str(_path(reference_variable)).replace("/", "_").replace(":", "_")
-        with backends.colocated(reference_variable):
+        return self._add_like(reference_variable, reference_variable.shape, name, initializer)
+
+    def _add_slot(self, variable, name, value):
+        return self._add_like(variable, self.slot_shape(name, variable), name, _constant(value))
+
+    def _add_like(self, variable, shape, name, initializer):
+        """State beside `variable`, in float32 at least, sharded like it if of the same shape."""
+        overwritten = self._overwrite_variable_with_gradient(variable)
+        path = str(_path(variable)).replace("/", "_").replace(":", "_")
+        same = tuple(shape) == tuple(variable.shape)
+        with backends.colocated(variable):
             return self.add_variable(
-                shape=reference_variable.shape,
+                shape=shape,
                 initializer=initializer,
-                dtype=dtype,
-                layout=getattr(reference_variable, "_layout", None),
+                dtype=variable.dtype if overwritten else _compute_dtype(variable),
+                layout=getattr(variable, "_layout", None) if same else None,
                 name=f"{path}_{name or 'var'}",
             )
 
@@ -355,7 +374,7 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
             g = backends.densify(g)
         if fraction is not None and decay.inside_gradient:
             g, fraction = g + fraction * w, None
-        return g, w, SimpleNamespace(**state), c, fraction
+        return g, w, SimpleNamespace(**state, **self._traits[index]), c, fraction
 
     def _survey(self, inputs, contexts) -> dict[str, Any]:
         """Runs the first pass of a rule that has one; returns the new model-wide state."""

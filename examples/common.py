@@ -1,0 +1,116 @@
+"""What the examples share: their command line, their data, and one look for all pictures."""
+
+import argparse
+import inspect
+import json
+import sys
+import time
+from pathlib import Path
+
+import keras
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt  # noqa: E402
+import numpy as np  # noqa: E402
+
+STYLE = {
+    "figure.dpi": 110,
+    "figure.facecolor": "white",
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.grid": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.alpha": 0.3,
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+}
+#: One colour per optimizer, the same in every picture (Okabe and Ito's, safe for colour blindness).
+COLORS = {
+    "SGD": "#0072B2",
+    "SGDW": "#56B4E9",
+    "Adam": "#D55E00",
+    "AdamW": "#009E73",
+    "AMSGrad": "#CC79A7",
+    "AdamNC": "#E69F00",
+    "Adagrad": "#999999",
+    "RMSprop": "#8C564B",
+    "Adamax": "#7F6DB3",
+    "Nadam": "#B58900",
+    "NAdamW": "#2AA198",
+    "Adadelta": "#555555",
+    "SWATS": "#000000",
+    "NDAdam": "#A50F7D",
+}
+
+
+def main(module_name: str, experiment, draw) -> None:
+    """An example's command line: runs `experiment()`, prints its numbers, saves `draw(results)`.
+
+    `experiment` returns a dictionary whose plain numbers are printed; the picture is
+    `<folder>/<name of the example>.png`.
+    """
+    module = sys.modules[module_name]
+    parser = argparse.ArgumentParser(
+        description=inspect.getdoc(module), formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/examples"), help="folder")
+    folder = parser.parse_args().out
+    start = time.perf_counter()
+    results = experiment()
+    print(json.dumps(_numbers(results), indent=2))
+    path = save(draw(results), folder / f"{Path(module.__file__).stem}.png")
+    print(f"{path} ({time.perf_counter() - start:.0f} s)")
+
+
+def save(figure, path: Path) -> Path:
+    """Writes a picture, with its folder, and closes it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, bbox_inches="tight")
+    plt.close(figure)
+    return path
+
+
+def subplots(*args, **kwargs):
+    """`plt.subplots` in the style of the examples."""
+    with plt.rc_context(STYLE):
+        return plt.subplots(*args, layout="constrained", **kwargs)
+
+
+def _numbers(value):
+    """The numbers and words of nested results, rounded; arrays are for the picture."""
+    if isinstance(value, dict):
+        kept = {str(name): _numbers(item) for name, item in value.items()}
+        return {name: item for name, item in kept.items() if item is not None}
+    if isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float | np.floating):
+        return float(f"{value:.6g}")
+    if isinstance(value, list | tuple) and len(value) <= 12 and all(np.isscalar(v) for v in value):
+        return [_numbers(item) for item in value]
+    return None
+
+
+def digits(training: int = 1400, seed: int = 0, noise: float = 0.0):
+    """scikit-learn's digits, shuffled: `(x, y), (x_validation, y_validation)`, x in [0, 1].
+
+    `noise` is the fraction of training labels that are replaced by random ones.
+    """
+    from sklearn.datasets import load_digits
+
+    x, y = load_digits(return_X_y=True)
+    random = np.random.default_rng(seed)
+    order = random.permutation(len(x))
+    x, y = (x[order] / 16.0).astype("float32"), y[order].astype("int32")
+    wrong = random.random(training) < noise
+    y[:training][wrong] = random.integers(0, 10, wrong.sum())
+    return (x[:training], y[:training]), (x[training:], y[training:])
+
+
+def need_backend(name: str) -> None:
+    """Ends with a clear message under another backend than the one an example is written for."""
+    if keras.backend.backend() != name:
+        sys.exit(f"This example needs KERAS_BACKEND={name}, not {keras.backend.backend()}.")
