@@ -16,6 +16,7 @@ from keras_adamfamily.optimizers.adagrad import Adagrad
 from keras_adamfamily.optimizers.adam import Adam
 from keras_adamfamily.optimizers.adamax import Adamax
 from keras_adamfamily.optimizers.adamw import AdamW
+from keras_adamfamily.optimizers.adopt import ADOPT
 from keras_adamfamily.optimizers.amsgrad import AdamNC, AMSGrad
 from keras_adamfamily.optimizers.nadam import Nadam, NAdamW
 from keras_adamfamily.optimizers.rmsprop import RMSprop
@@ -36,6 +37,7 @@ __all__ = [
     "NAdamW",
     "AMSGrad",
     "AdamNC",
+    "ADOPT",
     "AdamW",
     "FamilyOptimizer",
     "Decoupled",

@@ -21,6 +21,7 @@ from keras_adamfamily.optimizers.adagrad import Adagrad
 from keras_adamfamily.optimizers.adam import Adam
 from keras_adamfamily.optimizers.adamax import Adamax
 from keras_adamfamily.optimizers.adamw import AdamW
+from keras_adamfamily.optimizers.adopt import ADOPT
 from keras_adamfamily.optimizers.amsgrad import AdamNC, AMSGrad
 from keras_adamfamily.optimizers.nadam import Nadam, NAdamW
 from keras_adamfamily.optimizers.rmsprop import RMSprop
@@ -139,6 +140,12 @@ RECORDS: tuple[Record, ...] = (
         AdamNC,
         "Reddi, Kale and Kumar 2018, arXiv:1904.09237",
         "Adam's failure to converge: the memory grows with time",
+        _ADAPTIVE,
+    ),
+    Record(
+        ADOPT,
+        "Taniguchi et al. 2024, arXiv:2411.02853",
+        "Adam's failure to converge: it divides by the past alone",
         _ADAPTIVE,
     ),
     Record(

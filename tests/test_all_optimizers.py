@@ -5,6 +5,7 @@ libraries where they define the same rule.
 """
 
 import itertools
+import operator
 
 import keras
 import numpy as np
@@ -61,6 +62,7 @@ VARIANTS = {
         {"beta_1_decay": 0.9},
     ],
     "AdamNC": [{"beta_1_decay": 0.9}, {"epsilon": 1e-3}],
+    "ADOPT": [{"epsilon": 0.0}, {"beta_2": 0.5, "epsilon": 1e-2}],
     "AdamW": [{"beta_2": 0.95, "epsilon": 1e-6}],
 }
 FORMS = [
@@ -162,6 +164,19 @@ class TestNumbers:
         one, other = (trajectory(o, start, gradients, "float64") for o in (adamnc, adagrad))
         assert largest_difference(one, other) < 1e-14
 
+    def test_adopt_begins_with_a_call_that_only_sets_v(self):
+        """The first call moves nothing, the second by lr * (1 - beta_1) at most."""
+        start, gradients = random_problem()
+        weights = trajectory(kaf.ADOPT(0.1, beta_1=0.75), start, gradients)
+        assert largest_difference(weights[0], [w.astype("float32") for w in start]) == 0.0
+        assert 0.0 < largest_difference(weights[1], weights[0]) < 0.025 + 1e-6
+
+    def test_adopt_clips_a_gradient_after_zeros(self):
+        """v = 0 and epsilon make any gradient huge: (k^(1/4)) bounds it, here k = 2."""
+        gradients = [[np.zeros(1)], [np.zeros(1)], [np.ones(1)]]
+        weights = trajectory(kaf.ADOPT(1.0), [np.ones(1)], gradients)
+        assert abs(weights[-1][0] - (1 - 0.1 * 2**0.25)) < 1e-6
+
     @pytest.mark.parametrize("schedule", ["dozat", "keras3"])
     def test_nadam_knows_its_momentum_product_at_any_step(self, schedule, x64):
         """The closed form of P_t against the product itself, down to its underflow."""
@@ -203,6 +218,7 @@ ORACLE_FORMS = [  # our arguments, the library, its arguments
         "optax.amsgrad",
         {},
     ),
+    ("ADOPT", {}, "optax.contrib.adopt", {}),
     ("AdamW", {"weight_decay": 0.1}, "optax.adamw", {"weight_decay": 0.1}),
     ("Adamax", {"epsilon": 1e-8, "epsilon_form": "inside_max"}, "optax.adamax", {}),
     ("Nadam", {"schedule": "simple"}, "optax.nadam", {}),
@@ -245,7 +261,7 @@ def oracle(library, name, arguments, start, gradients, rate):
         return path
     optax = pytest.importorskip("optax")
     weights = [np.asarray(w, "float32") for w in start]
-    other = getattr(optax, name)(rate, **arguments)
+    other = operator.attrgetter(name)(optax)(rate, **arguments)
     state, path = other.init(weights), []
     for grads in gradients:
         grads = [np.asarray(g, "float32") for g in grads]
@@ -258,7 +274,7 @@ def oracle(library, name, arguments, start, gradients, rate):
 @pytest.mark.parametrize("ours, form, other, arguments", ORACLE_FORMS)
 def test_equals_other_libraries_where_definitions_agree(ours, form, other, arguments):
     start, gradients = random_problem()
-    library, name = other.split(".")
+    library, _, name = other.partition(".")
     rate = 1.0 if ours == "Adadelta" else 0.01
     theirs = oracle(library, name, arguments, start, gradients, rate)
     path = trajectory(make(ours, learning_rate=rate, **form), start, gradients)
@@ -284,7 +300,8 @@ class TestGradients:
         a, b = variables_of([np.ones(3), np.ones(3)], "float32")
         optimizer = make(name, learning_rate=0.1)
         with pytest.warns(UserWarning, match="Gradients do not exist"):
-            optimizer.apply([None, ops.ones(3)], [a, b])
+            for _ in range(2):  # ADOPT's first call moves nothing
+                optimizer.apply([None, ops.ones(3)], [a, b])
         assert np.array_equal(to_numpy(a), np.ones(3))
         assert np.all(to_numpy(b) < 1.0)
 
@@ -315,6 +332,7 @@ class TestGradients:
         "NAdamW": {"epsilon": 0.0},
         "AMSGrad": {},
         "AdamNC": {},
+        "ADOPT": {"epsilon": 0.0},
         "AdamW": {"epsilon": 0.0},
     }
 

@@ -228,6 +228,12 @@ CASES = [
         (0.9962000004, 0.9981902722, 0.9965478380),
     ),
     Case(
+        "ADOPT lr=.001",
+        "ADOPT",
+        dict(learning_rate=0.001),
+        (1.0000000000, 1.0001000000, 1.0000710793),
+    ),
+    Case(
         "AMSGrad falling gradient, paper",
         "AMSGrad",
         dict(learning_rate=0.01, beta_2=0.5, bias_correction=False, epsilon=0.0),

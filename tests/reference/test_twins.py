@@ -18,6 +18,7 @@ RULES = [
     partial(twins.Adam, epsilon=0.0),
     twins.AMSGrad,
     twins.AdamNC,
+    twins.ADOPT,
     twins.Adamax,
     twins.Nadam,
     twins.NAdamW,
@@ -57,7 +58,9 @@ def test_zero_gradients_move_nothing(rule):
     np.testing.assert_array_equal(iterates(rule(), [0.0] * 3), 1.0)
 
 
-@pytest.mark.parametrize("name", ["Adagrad", "RMSprop", "Adam", "AMSGrad", "Adamax", "Nadam"])
+@pytest.mark.parametrize(
+    "name", ["Adagrad", "RMSprop", "Adam", "AMSGrad", "ADOPT", "Adamax", "Nadam"]
+)
 def test_gradient_scale_does_not_matter_without_epsilon(name):
     gradients = np.random.default_rng(0).normal(size=50)
     path, scaled = (

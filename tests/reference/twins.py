@@ -261,6 +261,32 @@ class AdamNC(Twin):
 
 
 @dataclass(kw_only=True)
+class ADOPT(Twin):
+    """Scale by the v of before, clip, then average   (Taniguchi et al. 2024).
+
+    The first call only sets v = g^2. Then, for k = 1, 2, ...:
+    n = clip(g / max(sqrt(v), eps), +-k^(1/4));  m = b1 m + (1 - b1) n;  theta -= lr m
+    v = b2 v + (1 - b2) g^2
+    """
+
+    beta_1: float = 0.9
+    beta_2: float = 0.9999
+    epsilon: float = 1e-6
+
+    m = v = 0.0
+
+    def update(self, g, lr):
+        k = self.t - 1
+        if k == 0:
+            self.v = g**2
+            return np.zeros_like(g)
+        n = np.clip(divide(g, np.maximum(np.sqrt(self.v), self.epsilon)), -(k**0.25), k**0.25)
+        self.m = self.beta_1 * self.m + (1 - self.beta_1) * n
+        self.v = self.beta_2 * self.v + (1 - self.beta_2) * g**2
+        return lr * self.m
+
+
+@dataclass(kw_only=True)
 class Adamax(Twin):
     """Adam in the infinity norm   (Kingma & Ba 2015, Algorithm 2, which has no epsilon).
 
