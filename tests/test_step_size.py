@@ -1,4 +1,4 @@
-"""How large a step of Adam and of Adamax can be: the sharp bounds, and the gradients that reach them.
+"""How large a step of Adam and Adamax can be: the sharp bounds, and gradients that reach them.
 
 With `u_i` the weight of g_i in the average and `s_i` its weight in the average square, the step is
 `sum(u_i g_i) / sqrt(sum(s_i g_i^2))`, and Cauchy's inequality gives `sqrt(sum(u_i^2 / s_i))`. It is
