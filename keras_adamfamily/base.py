@@ -21,7 +21,7 @@ import numpy as np
 from keras import ops
 
 from keras_adamfamily import backends
-from keras_adamfamily.hyperparameters import Fixed, Hyperparameter, Option
+from keras_adamfamily.hyperparameters import Fixed, Hyperparameter, Setting
 from keras_adamfamily.schedules import Schedule
 from keras_adamfamily.validation import (
     NON_NEGATIVE,
@@ -126,6 +126,8 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
     scalar_slots: dict[str, float] = {}
     #: Whether the rule's operations keep a sparse gradient sparse; others get a dense one.
     handles_sparse_gradients = False
+    #: Arguments that `traits` depends on: what was saved is only used again while they are the same.
+    traits_follow_from = ("weight_decay_exclude",)
     #: Variables of the tunable hyperparameters by name; each optimizer gets its own.
     _tunables = MappingProxyType({})
 
@@ -184,7 +186,7 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         self.weight_decay = weight_decay
         self._excluded_patterns = _patterns("weight_decay_exclude", weight_decay_exclude)
         self._excluded_variables = {}
-        self._saved_decays = None
+        self._saved_traits = None
         self._request_tunable(tunable)
         if keras.config.floatx() in ("bfloat16", "float16"):
             self._hold_learning_rate_in("float32")
@@ -202,7 +204,8 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
     def traits(self, variable) -> dict[str, Any]:
         """What the rule knows about one variable when it is built, as attributes of `s`.
 
-        Python values, such as the axes of a norm: constants of the compiled step.
+        Values that JSON can hold, such as the axes of a norm: constants of the compiled step, saved
+        with the optimizer. With `"decays": False` the variable takes no weight decay.
         """
         return {}
 
@@ -217,6 +220,10 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
     def update(self, g, w, s, c) -> tuple[Any, dict[str, Any]]:
         """The rule for one variable: returns what to subtract from `w`, and the new state."""
         raise NotImplementedError
+
+    def weight_of_average(self, average, traits):
+        """What a variable becomes when the moving average of its values replaces it."""
+        return average
 
     # State.
 
@@ -237,7 +244,10 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
                 self._tunables[name] = self._add_scalar(name, self._given(name), widest)
         super().build(variables)
         self._compute_dtypes = dtypes
-        self._decays = self._which_decay(variables)
+        self._traits = self._recalled_traits(variables) or [
+            {"decays": self._use_weight_decay(variable), **self.traits(variable)}
+            for variable in variables
+        ]
         self._scalar_state = {
             name: self._add_scalar(name, value, widest) for name, value in self.scalar_slots.items()
         }
@@ -249,7 +259,13 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
             }
             for variable in variables
         ]
-        self._traits = [self.traits(variable) for variable in variables]
+
+    def _recalled_traits(self, variables) -> list[dict[str, Any]] | None:
+        """The traits as they were saved, if for such variables: Keras may load a model under other
+        paths than it was built with."""
+        saved = self._saved_traits or []
+        known = [tuple(entry["shape"]) for entry in saved] == [tuple(v.shape) for v in variables]
+        return [entry["traits"] for entry in saved] if known else None
 
     def add_variable_from_reference(self, reference_variable, name=None, initializer="zeros"):
         """State of the shape and layout of `reference_variable`, in float32 at least."""
@@ -369,7 +385,7 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         """What the rule is handed for one variable, and the fraction of it that decays."""
         w = ops.cast(ops.convert_to_tensor(self._trainable_variables[index]), c.dtype)
         state = {name: ops.convert_to_tensor(v) for name, v in self._states[index].items()}
-        fraction = c.decay if self._decays[index] else None
+        fraction = c.decay if self._traits[index]["decays"] else None
         if fraction is not None and backends.is_sparse(g):
             g = backends.densify(g)
         if fraction is not None and decay.inside_gradient:
@@ -410,8 +426,11 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         """Advances the weights' moving average; the first average is the first iterate."""
         is_first = ops.equal(self.iterations, 0)
         every = self.ema_overwrite_frequency
-        for variable, average in zip(
-            self._trainable_variables, self._model_variables_moving_average, strict=True
+        for variable, average, traits in zip(
+            self._trainable_variables,
+            self._model_variables_moving_average,
+            self._traits,
+            strict=True,
         ):
             if average is None:
                 continue
@@ -422,14 +441,16 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
             self.assign(average, new)
             if every:
                 overwrite = ops.equal((self.iterations + 1) % every, 0)
-                w = ops.where(overwrite, new, w)
+                w = ops.where(overwrite, self.weight_of_average(new, traits), w)
                 self.assign(variable, ops.cast(w, variable.dtype))
 
     def _overwrite_model_variables_with_average_value(self, trainable_variables) -> None:
         for variable in trainable_variables:
-            average = self._model_variables_moving_average[self._get_variable_index(variable)]
+            index = self._get_variable_index(variable)
+            average = self._model_variables_moving_average[index]
             if average is not None:
-                variable.assign(ops.cast(average, variable.dtype))
+                w = self.weight_of_average(ops.convert_to_tensor(average), self._traits[index])
+                variable.assign(ops.cast(w, variable.dtype))
 
     # Learning rate and weight decay.
 
@@ -527,14 +548,6 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
     def _use_weight_decay(self, variable) -> bool:
         by_name = any(re.search(pattern, _path(variable)) for pattern in self._excluded_patterns)
         return not by_name and self._var_key(variable) not in self._excluded_variables
-
-    def _which_decay(self, variables) -> list[bool]:
-        """Whether each variable decays; as it was saved, since Keras may load a model under other
-        paths than it was built with."""
-        saved = self._saved_decays
-        if saved is not None and len(saved) == len(variables):
-            return list(saved)
-        return [self._use_weight_decay(variable) for variable in variables]
 
     # Tunable hyperparameters.
 
@@ -636,12 +649,18 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
             config["weight_decay"] = keras.saving.serialize_keras_object(form)
         if config["initial_learning_rate"] == config["learning_rate"]:
             config["initial_learning_rate"] = self._given_initial_learning_rate
-        config.update({name: getattr(self, name) for name in self._declared(Option)})
+        config.update({name: getattr(self, name) for name in self._declared(Setting)})
         config["weight_decay_exclude"] = self._exclusions
         config["tunable"] = list(self._requested_tunable)
-        decays = self._decays if self.built else self._saved_decays
-        if decays and not all(decays):
-            config["decays"] = {"weight_decay_exclude": self._exclusions, "variables": list(decays)}
+        variables = self._saved_traits
+        if self.built:
+            variables = [
+                {"shape": list(variable.shape), "traits": traits}
+                for variable, traits in zip(self._trainable_variables, self._traits, strict=True)
+            ]
+        if any(entry["traits"] != {"decays": True} for entry in variables or ()):
+            given = {name: config[name] for name in self.traits_follow_from}
+            config["traits"] = {"given": given, "variables": variables}
         return config
 
     @classmethod
@@ -651,10 +670,10 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
             config["weight_decay"] = keras.saving.deserialize_keras_object(
                 config["weight_decay"], custom_objects=custom_objects
             )
-        decays = config.pop("decays", None)
+        traits = config.pop("traits", None)
         optimizer = super().from_config(config, custom_objects)
-        if decays and decays["weight_decay_exclude"] == optimizer._exclusions:
-            optimizer._saved_decays = decays["variables"]
+        if traits and traits["given"].items() <= optimizer.get_config().items():
+            optimizer._saved_traits = traits["variables"]
         return optimizer
 
     def save_own_variables(self, store) -> None:

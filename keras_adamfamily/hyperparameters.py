@@ -63,11 +63,11 @@ class Hyperparameter(Argument):
         super().__set__(optimizer, value)
 
 
-class Option(Argument):
-    """A switch of a rule with a fixed set of values, decided when the optimizer is made."""
+class Setting(Argument):
+    """What is decided when the optimizer is made; `check` says what it may be."""
 
-    def __init__(self, *choices):
-        self.choices = choices
+    def check(self, value) -> Any:
+        raise NotImplementedError
 
     def __set__(self, optimizer, value):
         if vars(optimizer).get("built"):
@@ -75,7 +75,17 @@ class Option(Argument):
                 f"`{self.name}` is fixed once the optimizer is built. "
                 f"Make a new {type(optimizer).__name__} with {self.name}={value!r}."
             )
-        super().__set__(optimizer, check_choice(self.name, value, self.choices))
+        super().__set__(optimizer, self.check(value))
+
+
+class Option(Setting):
+    """A switch of a rule with a fixed set of values."""
+
+    def __init__(self, *choices):
+        self.choices = choices
+
+    def check(self, value):
+        return check_choice(self.name, value, self.choices)
 
 
 class Fixed(Argument):

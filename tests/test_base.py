@@ -184,7 +184,7 @@ class TestSaving:
             model.fit(x, y, verbose=0)
         one.save_weights(tmp_path / "one.weights.h5")
         other.load_weights(tmp_path / "one.weights.h5")
-        assert other.optimizer._decays == [True, False]
+        assert [traits["decays"] for traits in other.optimizer._traits] == [True, False]
 
     def test_averages_of_some_variables(self):
         variables = variables_of([0.0, 1.0, 2.0], "float32")
