@@ -271,7 +271,7 @@ def test_records_are_sane(record):
 def test_each_algorithm_has_a_file_and_a_twin(record):
     assert hasattr(twins, record.name)
     path = pathlib.Path(inspect.getfile(record.cls))
-    assert path.parent.name == "optimizers" and len(path.read_text().splitlines()) < 180
+    assert path.parent.name == "optimizers" and len(path.read_text().splitlines()) < 200
 
 
 @each

@@ -22,14 +22,20 @@ class Adadelta(FamilyOptimizer):
     theta_t = theta_{t-1} - lr_t * dx_t
     ```
 
-    Zeiler, "ADADELTA: An Adaptive Learning Rate Method" (arXiv:1212.5701), where lr = 1. Keras's
-    default of 0.001 makes it a thousand times slower than the paper's. Epsilon drives the start:
-    the first step is about `sqrt(epsilon / (1 - rho))`, so with epsilon 0 nothing ever moves.
+    Zeiler, "ADADELTA: An Adaptive Learning Rate Method" (arXiv:1212.5701), where lr = 1. Epsilon
+    drives the start: the first step is about `sqrt(epsilon / (1 - rho))`, so with epsilon 0 nothing
+    ever moves.
+
+    When to use: where no learning rate can be tuned at all. It starts slowly, with steps of 0.004
+    by default, whatever the model.
+
+    Elsewhere: Keras's default rate of 0.001 makes it a thousand times slower than the paper's; its
+    epsilon is 1e-7. PyTorch and Optax have `rho=0.9`.
 
     Args:
         learning_rate: lr, 1.0 by default.
         rho: Decay of both averages, a float in [0, 1), 0.95 by default.
-        epsilon: A float >= 0, 1e-6 by default.
+        epsilon: Added inside both roots, a float >= 0, 1e-6 by default.
         **kwargs: The arguments that every optimizer of the family takes, see `FamilyOptimizer`.
 
     Raises:

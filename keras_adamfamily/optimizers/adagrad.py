@@ -22,15 +22,24 @@ class Adagrad(FamilyOptimizer):
     ```
 
     Duchi, Hazan and Singer, "Adaptive Subgradient Methods for Online Learning and Stochastic
-    Optimization", JMLR 12 (2011). Keras's and Optax's form, which starts far from zero and so makes
-    first steps tiny under small gradients, is
-    `Adagrad(initial_accumulator_value=0.1, epsilon=1e-7, epsilon_form="inside")`.
+    Optimization", JMLR 12 (2011), with a diagonal matrix.
+
+    When to use: for convex problems and sparse features, which is what its regret bound is about.
+    The rate only falls, so in long training of deep networks it ends too early; `RMSprop` and
+    `Adam` forget old gradients instead.
+
+    Elsewhere: Keras and Optax are
+    `Adagrad(initial_accumulator_value=0.1, epsilon=1e-7, epsilon_form="inside")`, where small
+    gradients make tiny first steps: 0.30 lr instead of lr for a gradient of 0.1. PyTorch's is the
+    same as here, with a `lr_decay` beside. Keras's default rate is 0.001.
 
     Args:
         learning_rate: lr, 0.01 by default.
         initial_accumulator_value: a_0, a float >= 0, 0 by default.
-        epsilon: A float >= 0, 1e-10 by default. With 0, weights without gradient stay put.
-        epsilon_form: `"outside"` the root (the paper, PyTorch) or `"inside"` (Keras, Optax).
+        epsilon: Added to the root, a float >= 0, 1e-10 by default. With 0, weights without
+            gradient stay put.
+        epsilon_form: `"outside"` the root (the paper, PyTorch) or `"inside"` (Keras, Optax);
+            `"outside"` by default.
         **kwargs: The arguments that every optimizer of the family takes, see `FamilyOptimizer`.
 
     Raises:

@@ -26,18 +26,28 @@ class Adam(FamilyOptimizer):
     ```
 
     Kingma and Ba, "Adam: A Method for Stochastic Optimization" (arXiv:1412.6980), Algorithm 1. The
-    `"hat"` form is the one of the remark after it, which Keras uses with epsilon 1e-7: there a
-    constant epsilon acts `1 / sqrt(1 - beta_2^t)` times larger, 31.6 times at the first step.
+    `"hat"` form is the one of the remark after it: there a constant epsilon acts
+    `1 / sqrt(1 - beta_2^t)` times larger, 31.6 times at the first step.
+
+    When to use: as the first choice for a new model; with weight decay, `AdamW`. Tune the rate
+    first. Epsilon is a hyperparameter as well: where gradients are as small as epsilon, steps
+    shrink with them.
+
+    Elsewhere: Keras has the `"hat"` form with epsilon 1e-7; PyTorch and Optax are as here. Keras's
+    does not move bfloat16 weights, since 0.999 is 1 in that type. The authors published no code;
+    early versions of the paper had `beta_1_decay` in the algorithm, and some old ports still do.
 
     Args:
         learning_rate: lr, 0.001 by default.
         beta_1: Decay of the average gradient, a float in [0, 1), 0.9 by default.
         beta_2: Decay of the average square, a float in [0, 1), 0.999 by default.
-        epsilon: A float >= 0, 1e-8 by default. With 0, weights without gradient stay put.
-        amsgrad: Whether to divide by the largest v so far, as Keras's and PyTorch's flag does.
-            The paper's AMSGrad has no bias correction: see `AMSGrad`.
-        epsilon_form: `"outer"` (Algorithm 1, PyTorch, Optax) or `"hat"` (Keras, TensorFlow).
-        bias_correction: `False` leaves both averages as they are.
+        epsilon: Added to the root, a float >= 0, 1e-8 by default. With 0, weights without gradient
+            stay put.
+        amsgrad: Whether to divide by the largest v so far, as Keras's and PyTorch's flag does,
+            `False` by default. The paper's AMSGrad has no bias correction: see `AMSGrad`.
+        epsilon_form: `"outer"` (Algorithm 1, PyTorch, Optax) or `"hat"` (Keras, TensorFlow);
+            `"outer"` by default.
+        bias_correction: `True` by default; `False` leaves both averages as they are.
         beta_1_decay: lambda of the convergence proof, where `beta_1 * lambda^(t-1)` takes beta_1's
             place in m_t; a float in (0, 1], 1 by default. The proof also has lr_t = alpha / sqrt(t)
             (`InverseSqrt`).

@@ -23,16 +23,22 @@ class Adamax(FamilyOptimizer):
     ```
 
     Kingma and Ba, "Adam: A Method for Stochastic Optimization" (arXiv:1412.6980), section 7.1. u
-    needs no bias correction and the paper has no epsilon; where u is 0 the weight stays put. Keras
-    divides by `u_t + epsilon` with epsilon 1e-7 (`"added"`); PyTorch and Optax put
-    `|g_t| + epsilon` with 1e-8 into the which then remembers it (`"inside_max"`).
+    needs no bias correction and the paper has no epsilon; where u is 0 the weight stays put.
+
+    When to use: where single gradients are far larger than the rest: no step exceeds 1.0091 lr
+    (with the default betas), while Adam's may reach 7.27 lr. One such gradient also shortens the
+    steps for long: u halves in 693 steps.
+
+    Elsewhere: Keras divides by `u_t + epsilon` with epsilon 1e-7 (`"added"`), at a default rate of
+    0.001. PyTorch and Optax put `|g_t| + epsilon` with 1e-8 into the maximum, which then remembers
+    it (`"inside_max"`).
 
     Args:
         learning_rate: lr, 0.002 by default.
         beta_1: Decay of the average gradient, a float in [0, 1), 0.9 by default.
         beta_2: Decay of the norm, a float in [0, 1), 0.999 by default.
-        epsilon: A float >= 0, 0 by default, as in the paper.
-        epsilon_form: `"added"` (Keras) or `"inside_max"` (PyTorch, Optax).
+        epsilon: Keeps the norm from zero, a float >= 0, 0 by default, as in the paper.
+        epsilon_form: `"added"` (Keras) or `"inside_max"` (PyTorch, Optax); `"added"` by default.
         **kwargs: The arguments that every optimizer of the family takes, see `FamilyOptimizer`.
 
     Raises:

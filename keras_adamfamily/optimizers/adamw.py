@@ -18,17 +18,26 @@ class AdamW(Adam):
     ```
 
     Loshchilov and Hutter, "Decoupled Weight Decay Regularization" (arXiv:1711.05101), Algorithm 2.
-    There the learning rate alpha does not multiply the decay: `weight_decay=Decoupled(lambda)`. A
-    plain float keeps Keras's, PyTorch's and Optax's meaning, `lr_t * weight_decay * theta`, so that
-    replacing `keras.optimizers.AdamW` changes no training. With `Normalized` decay and
-    `CosineWarmRestarts` as learning rate this is AdamWR.
+    There the learning rate alpha does not multiply the decay: `weight_decay=Decoupled(lambda)`.
+    With `Normalized` decay and `CosineWarmRestarts` as learning rate this is AdamWR.
+
+    When to use: wherever an adaptive method and weight decay are wanted, transformers first of all.
+    Tune `Normalized` decay, whose best value the paper finds to depend little on the length of
+    training.
+
+    Elsewhere: Keras, PyTorch and Optax subtract `lr_t * weight_decay * theta`, by default with
+    0.004, 0.01 and 1e-4. A plain float keeps that meaning here, so that replacing
+    `keras.optimizers.AdamW` changes no training. TensorFlow Addons subtracted
+    `weight_decay * theta`, which the user had to schedule. The authors' code runs the cosine of the
+    first cycle one batch ahead.
 
     Args:
         learning_rate: eta_t * alpha, 0.001 by default.
-        weight_decay: 0.004 by default, as in Keras; `Decoupled`, `Normalized`, `L2` or a float.
+        weight_decay: The decay, 0.004 by default, as in Keras; `Decoupled`, `Normalized`, `L2` or
+            a float.
         beta_1: Decay of the average gradient, a float in [0, 1), 0.9 by default.
         beta_2: Decay of the average square, a float in [0, 1), 0.999 by default.
-        epsilon: A float >= 0, 1e-8 by default.
+        epsilon: Added to the root, a float >= 0, 1e-8 by default.
         **kwargs: `amsgrad`, `epsilon_form`, `bias_correction` and `beta_1_decay` as in `Adam`, and
             the arguments that every optimizer of the family takes, see `FamilyOptimizer`.
 

@@ -22,8 +22,17 @@ class AMSGrad(Adam):
     ```
 
     Reddi, Kale and Kumar, "On the Convergence of Adam and Beyond" (arXiv:1904.09237), Algorithm 2:
-    no bias correction and no epsilon; where vmax is 0 the weight stays put. The frameworks differ,
-    and it matters: a bias-corrected maximum remembers the first gradient undiscounted for ever.
+    no bias correction and no epsilon; where vmax is 0 the weight stays put. The projection onto a
+    feasible box is the variable's `constraint`; for a box, the paper's weighted projection is plain
+    clipping.
+
+    When to use: for online and convex problems, where the regret must vanish, and where rare large
+    gradients carry the information that Adam forgets between them. In deep learning there is no
+    consistent gain over Adam.
+
+    Elsewhere: the frameworks correct for bias, and it matters. In Keras and PyTorch the effective
+    rate then grows at the start, which the algorithm is there to forbid; Optax's maximum remembers
+    the first gradient undiscounted for ever.
 
     | form            | arguments                                                               |
     |-----------------|-------------------------------------------------------------------------|
@@ -32,18 +41,16 @@ class AMSGrad(Adam):
     | PyTorch         | `bias_correction=True, epsilon=1e-8`                                    |
     | Optax's default | `bias_correction=True, epsilon=1e-8, maximum_of="corrected"`            |
 
-    The projection onto a feasible box is the variable's `constraint`; for a box, the paper's
-    weighted projection is plain clipping.
-
     Args:
         learning_rate: lr, 0.001 by default. The regret bound is for `InverseSqrt`.
         beta_1: Decay of the average gradient, a float in [0, 1), 0.9 by default.
         beta_2: Decay of the average square, a float in [0, 1), 0.999 by default.
-        epsilon: A float >= 0, 0 by default, as in the paper.
-        bias_correction: Whether to correct m and v as Adam does.
-        maximum_of: `"raw"`: the maximum of v_t; `"corrected"`: of v_t / (1 - beta_2^t), which needs
-            `bias_correction=True`.
-        epsilon_form: With bias correction, `"outer"` or `"hat"`, as in `Adam`.
+        epsilon: Added to the root, a float >= 0, 0 by default, as in the paper.
+        bias_correction: Whether to correct m and v as Adam does, `False` by default.
+        maximum_of: The maximum of v_t, `"raw"` by default; or, with `bias_correction=True`, that of
+            v_t / (1 - beta_2^t), `"corrected"`.
+        epsilon_form: With bias correction, `"outer"` or `"hat"`, as in `Adam`; `"outer"` by
+            default.
         beta_1_decay: lambda in `beta_1t = beta_1 * lambda^(t-1)`, a float in (0, 1], 1 by default.
         **kwargs: The arguments that every optimizer of the family takes, see `FamilyOptimizer`.
 
@@ -98,10 +105,16 @@ class AdamNC(Adam):
     The paper has lr_t = alpha / sqrt(t), which is `InverseSqrt(alpha)` here; with it and beta_1 = 0
     this is Adagrad.
 
+    When to use: for online and convex problems, where it has Adagrad's guarantee and momentum
+    besides. In deep learning its memory is too long: v follows a change of the gradient's scale
+    ever more slowly.
+
+    Elsewhere: neither Keras, PyTorch nor Optax has it.
+
     Args:
         learning_rate: lr, 0.001 by default. The paper's is `InverseSqrt(alpha)`.
         beta_1: Decay of the average gradient, a float in [0, 1), 0.9 by default.
-        epsilon: A float >= 0, 0 by default, as in the paper.
+        epsilon: Added to the root, a float >= 0, 0 by default, as in the paper.
         beta_1_decay: lambda in `beta_1t = beta_1 * lambda^(t-1)`, a float in (0, 1], 1 by default.
         **kwargs: The arguments that every optimizer of the family takes, see `FamilyOptimizer`.
 

@@ -26,8 +26,12 @@ class Nadam(FamilyOptimizer):
     theta_t = theta_{t-1} - lr_t * m_bar / (sqrt(v_t / (1 - beta_2^t)) + epsilon)
     ```
 
-    Dozat, "Incorporating Nesterov Momentum into Adam" (ICLR workshop, 2016). What goes by the name
-    elsewhere differs in the schedule:
+    Dozat, "Incorporating Nesterov Momentum into Adam" (ICLR workshop, 2016).
+
+    When to use: as Adam, of which it is a refinement; expect small differences. The momentum warms
+    up by itself, from 0.45 at the first step to 0.81 at the 10,000th.
+
+    Elsewhere: what goes by this name differs in the schedule:
 
     | `schedule`    | difference                                              | found in         |
     |---------------|---------------------------------------------------------|------------------|
@@ -41,9 +45,10 @@ class Nadam(FamilyOptimizer):
 
     Args:
         learning_rate: lr, 0.002 by default.
-        beta_1: mu, a float in [0, 1), 0.9 by default.
-        beta_2: nu, decay of the average square, a float in [0, 1), 0.999 by default.
-        epsilon: A float >= 0, 1e-8 by default. With 0, weights without gradient stay put.
+        beta_1: mu, the final momentum, a float in [0, 1), 0.9 by default.
+        beta_2: nu in the paper, decay of the average square, a float in [0, 1), 0.999 by default.
+        epsilon: Added to the root, a float >= 0, 1e-8 by default. With 0, weights without gradient
+            stay put.
         schedule: One of the names above, `"dozat"` by default.
         **kwargs: The arguments that every optimizer of the family takes, see `FamilyOptimizer`.
 
@@ -132,16 +137,22 @@ class NAdamW(Nadam):
     ```
 
     Dahl et al., "Benchmarking Neural Network Training Algorithms" (arXiv:2306.07179); the rule is
-    Choi et al.'s (arXiv:1910.05446). It is not PyTorch's `NAdam(decoupled_weight_decay=True)`, nor
-    Optax's `nadamw`.
+    Choi et al.'s (arXiv:1910.05446).
+
+    When to use: as AdamW, at the same cost. It is a strong baseline for a comparison: the one that
+    AlgoPerf's entrants had to beat.
+
+    Elsewhere: Keras has none. PyTorch's `NAdam(decoupled_weight_decay=True)` mixes by Dozat's
+    schedule. Optax's `nadamw` divides m_t by `1 - beta_1^(t+1)` instead, as
+    `Nadam(schedule="simple")` does.
 
     Args:
         learning_rate: lr, 0.001 by default.
-        weight_decay: 0.004 by default, the decay `lr_t * weight_decay * theta` of AlgoPerf, or
-            `Decoupled`, `Normalized`, `L2`; see `FamilyOptimizer`.
+        weight_decay: The decay `lr_t * weight_decay * theta` of AlgoPerf, 0.004 by default; or
+            `Decoupled`, `Normalized`, `L2`.
         beta_1: Decay of the average gradient, a float in [0, 1), 0.9 by default.
         beta_2: Decay of the average square, a float in [0, 1), 0.999 by default.
-        epsilon: A float >= 0, 1e-8 by default.
+        epsilon: Added to the root, a float >= 0, 1e-8 by default.
         **kwargs: The arguments that every optimizer of the family takes, see `FamilyOptimizer`.
 
     Raises:

@@ -24,18 +24,28 @@ class RMSprop(FamilyOptimizer):
     theta_t = theta_{t-1} - b_t
     ```
 
-    Hinton's lecture 6.5 has neither epsilon, centering nor momentum; Graves (arXiv:1308.0850) adds
-    them with epsilon inside the root, as Keras does. PyTorch puts it outside. There is no bias
+    Tieleman and Hinton, lecture 6.5 of "Neural Networks for Machine Learning" (2012), which has
+    neither epsilon, centering nor momentum; Graves (arXiv:1308.0850) adds them. There is no bias
     correction: the first step is `lr / sqrt(1 - rho)`, 3.16 lr by default. The variance is clamped
     at 0, below which rounding can take it.
+
+    When to use: where published settings ask for it, as in some reinforcement learning and
+    recurrent networks. For a new model `Adam` is the safer choice: it averages the gradient as
+    well, and its first steps are not too large.
+
+    Elsewhere: Keras's is the same. PyTorch has `rho=0.99, epsilon=1e-8, epsilon_form="outside"` and
+    a rate of 0.01, and its momentum buffer holds gradients without the rate, as in its SGD. Optax's
+    epsilon is 1e-8.
 
     Args:
         learning_rate: lr, 0.001 by default.
         rho: Decay of the averages, a float in [0, 1), 0.9 by default.
-        momentum: A float in [0, 1], 0 by default, which keeps no state.
-        epsilon: A float >= 0, 1e-7 by default.
-        centered: Whether to divide by the standard deviation instead of the root mean square.
-        epsilon_form: `"inside"` the root (Graves, Keras) or `"outside"` (PyTorch).
+        momentum: Decay of the buffer b, a float in [0, 1], 0 by default, which keeps no state.
+        epsilon: Added to the root, a float >= 0, 1e-7 by default.
+        centered: Whether to divide by the standard deviation instead of the root mean square,
+            `False` by default.
+        epsilon_form: `"inside"` the root (Graves, Keras, Optax) or `"outside"` (PyTorch);
+            `"inside"` by default.
         **kwargs: The arguments that every optimizer of the family takes, see `FamilyOptimizer`.
 
     Raises:

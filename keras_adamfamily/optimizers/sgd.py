@@ -21,14 +21,23 @@ class SGD(FamilyOptimizer):
     theta_t = theta_{t-1} + mu * v_t - lr_t * g_t         Nesterov
     ```
 
-    The form of Sutskever et al. (2013), as in Keras: the buffer holds past *steps*, so that a
-    change of the learning rate applies to new gradients alone. (PyTorch's buffer holds gradients,
-    and a new rate rescales the past as well; the two agree at a constant rate.)
+    The form of Sutskever, Martens, Dahl and Hinton, "On the importance of initialization and
+    momentum in deep learning" (ICML 2013): the buffer holds past *steps*, so that a change of the
+    learning rate applies to new gradients alone.
+
+    When to use: as the baseline, and for convolutional networks, whose published results are mostly
+    SGD with momentum 0.9 and a decaying rate. It has no scale of its own: the rate must be tuned
+    again for every model and loss. Prefer an adaptive method for transformers.
+
+    Elsewhere: Keras's is the same. The buffer of PyTorch and Optax holds gradients,
+    `b_t = mu * b_{t-1} + g_t`, and the current rate multiplies all of it, so that a new rate
+    rescales the past as well; all agree at a constant rate. PyTorch's default rate is 0.001, and
+    its `weight_decay` is `L2` here.
 
     Args:
         learning_rate: lr, 0.01 by default.
         momentum: mu, a float in [0, 1], 0 by default, which keeps no state.
-        nesterov: Whether to use Nesterov's form.
+        nesterov: Whether to use Nesterov's form, `False` by default.
         **kwargs: The arguments that every optimizer of the family takes, see `FamilyOptimizer`.
 
     Raises:
@@ -72,21 +81,30 @@ class SGD(FamilyOptimizer):
 
 
 class SGDW(SGD):
-    """SGD with momentum and decoupled weight decay (Loshchilov and Hutter, arXiv:1711.05101).
+    """SGD with momentum and decoupled weight decay.
 
     ```
     v_t     = mu * v_{t-1} - lr_t * g_t
     theta_t = theta_{t-1} + v_t - eta_t * lambda * theta_{t-1}
     ```
 
-    With `lr_t = eta_t * alpha`. The decay stays out of the momentum buffer and carries no learning
-    rate, so that the two can be tuned independently. With `CosineWarmRestarts` as learning rate and
-    `Normalized` decay this is SGDWR.
+    With `lr_t = eta_t * alpha`. Loshchilov and Hutter, "Decoupled Weight Decay Regularization"
+    (arXiv:1711.05101), Algorithm 1: the decay stays out of the momentum buffer and carries no
+    learning rate. With `CosineWarmRestarts` as learning rate and `Normalized` decay this is SGDWR.
+
+    When to use: instead of SGD with an L2 penalty, so that rate and decay can be tuned one after
+    the other, as the paper finds for networks with normalization layers. Keep to `Decoupled` or
+    `Normalized`: a plain float is multiplied by the learning rate, which couples the two again.
+
+    Elsewhere: Keras's `SGD(weight_decay=w)` subtracts `lr_t * w * theta`, as a float does here.
+    PyTorch's adds the decay to the gradient, inside the buffer (`L2`). TensorFlow Addons subtracted
+    `w * theta`, which the user had to schedule. The authors' code decays biases and norm scales
+    too, as this class does unless `weight_decay_exclude` says otherwise.
 
     Args:
         learning_rate: eta_t * alpha, 0.05 by default.
         momentum: mu, a float in [0, 1], 0.9 by default.
-        nesterov: Whether to use Nesterov's form.
+        nesterov: Whether to use Nesterov's form, `False` by default.
         weight_decay: `Decoupled(1e-4)` by default; see `FamilyOptimizer`.
         **kwargs: The arguments that every optimizer of the family takes, see `FamilyOptimizer`.
 
