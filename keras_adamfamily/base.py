@@ -254,6 +254,11 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
                 self._tunables[name] = self._add_scalar(name, self._given(name), widest)
         super().build(variables)
         self._compute_dtypes = dtypes
+        self._constants = {
+            name: self._given(name)
+            for name in self._declared(Hyperparameter)
+            if not self.is_tunable(name)
+        }
         self._decays = self._which_decay(variables)
         self._scalar_state = {
             name: self._add_scalar(name, value, widest) for name, value in self.scalar_slots.items()
@@ -332,7 +337,7 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
 
     def _gradient(self, g, index):
         """The gradient in the precision of the arithmetic, its repeated rows merged if sparse."""
-        g = ops.cast(g, self._compute_dtypes[index])
+        g = backends.cast(g, self._compute_dtypes[index])
         if backends.is_sparse(g):
             return backends.merge_rows(g) if self.handles_sparse_gradients else backends.densify(g)
         return g
@@ -376,16 +381,15 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
 
     def _context(self, dtype, learning_rate, decay) -> SimpleNamespace:
         """The step's scalars in `dtype`."""
-        c = SimpleNamespace(dtype=dtype, step=ops.convert_to_tensor(self._iterations))
-        c.t = ops.cast(self.iterations, dtype) + 1.0
-        c.lr = ops.cast(learning_rate, dtype)
+        c = SimpleNamespace(dtype=dtype, **self._constants)
+        c.step = ops.convert_to_tensor(self._iterations)
+        c.t = backends.cast(self.iterations, dtype) + 1.0
+        c.lr = backends.cast(learning_rate, dtype)
         c.batches = self.gradient_accumulation_steps or 1
-        for name in self._hyperparameters():
-            tunable = self._tunables.get(name)
-            value = self._given(name) if tunable is None else ops.cast(tunable, dtype)
-            setattr(c, name, value)
-        for name, variable in self._scalar_state.items():
-            setattr(c, name, ops.cast(variable, dtype))
+        c.weight_decay = None if decay is None else decay.rate
+        c.initial_learning_rate = self._given("initial_learning_rate")
+        for name, variable in (self._tunables | self._scalar_state).items():
+            setattr(c, name, backends.cast(variable, dtype))
         vars(c).update(self.scalars(c))
         is_off = decay is None or (decay.rate == 0.0 and "weight_decay" not in self._tunables)
         c.decay = None if is_off else decay.coefficient(c.weight_decay, c)
@@ -393,7 +397,7 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
 
     def _inputs(self, g, index, c, decay) -> tuple:
         """What the rule is handed for one variable, and the fraction of it to subtract."""
-        w = ops.cast(ops.convert_to_tensor(self._trainable_variables[index]), c.dtype)
+        w = backends.cast(self._trainable_variables[index], c.dtype)
         state = {name: ops.convert_to_tensor(v) for name, v in self._states[index].items()}
         fraction = c.decay if self._decays[index] else None
         if fraction is not None and backends.is_sparse(g):
@@ -416,7 +420,7 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         grads, weights, states, *_ = (list(column) for column in zip(*inputs, strict=True))
         found, new_scalars = self.survey(grads, weights, states, contexts[max(contexts)])
         for dtype, c in contexts.items():
-            vars(c).update({name: ops.cast(value, dtype) for name, value in found.items()})
+            vars(c).update({name: backends.cast(value, dtype) for name, value in found.items()})
         return new_scalars
 
     def _assign(self, index, w, step, state) -> None:

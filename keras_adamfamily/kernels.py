@@ -20,7 +20,6 @@ import math
 import os
 import types
 import warnings
-from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -50,9 +49,11 @@ class Kernels:
         self._is_elementwise = getattr(optimizer.update, "elementwise", False)
         self._grouped = functools.cache(self._group)
 
-    @torch.no_grad()
     def step(self, grads, indices, contexts, decay) -> None:
         """Updates the variables of `indices`, and their state."""
+        if torch.is_grad_enabled():
+            with torch.no_grad():
+                return self.step(grads, indices, contexts, decay)
         o = self.optimizer
         for (dtype, decays, _), (positions, units) in self._grouped(tuple(indices)).items():
             c = contexts[dtype]
@@ -64,8 +65,8 @@ class Kernels:
             state = {name: [s[name]._value for s in states] for name in states[0]}
             if self.fused and self.fused(gs, weights, state, c, fraction, inside):
                 continue
-            if c.decay is not None and self.program and not decays:
-                fraction = 0.0 * c.decay  # so that one program serves all
+            if c.decay is not None and self.program:  # one program for all that it may be
+                fraction = torch.as_tensor(c.decay if decays else 0.0, dtype=gs[0].dtype)
             for unit in units:
                 columns = [gs[unit], weights[unit], *(slots[unit] for slots in state.values())]
                 traits = o._traits[indices[positions[unit.start]]]
@@ -103,26 +104,24 @@ class Kernels:
     def _unit(self, columns, names, *scalars) -> None:
         """Updates one variable, or several joined into one. Columns: gradients, weights, slots."""
         if len(columns[0]) == 1:
-            self._run([column[0].detach() for column in columns], names, *scalars)
+            self._run([column[0] for column in columns], names, *scalars)
             return
-        joined = [torch.cat([x.reshape(-1) for x in column]) for column in columns]
+        joined = [torch._utils._flatten_dense_tensors(column) for column in columns]
         self._run(joined, names, *scalars)
-        sizes = [x.numel() for x in columns[0]]
         for column, new in zip(columns[1:], joined[1:], strict=True):
-            parts = zip(new.split(sizes), column, strict=True)
-            torch._foreach_copy_(column, [part.view_as(old) for part, old in parts])
+            torch._foreach_copy_(column, torch._utils._unflatten_dense_tensors(new, column))
 
     def _run(self, tensors, names, traits, c, fraction, inside) -> None:
         flat = self._is_elementwise and not traits and len({x.shape for x in tensors}) == 1
-        if flat:
-            tensors = [x.view(-1) for x in tensors]
+        # `data` is no view in PyTorch's books, whose base a program would be bound to.
+        tensors = [x.view(-1).data if flat else x.data for x in tensors]
         rest = (self.optimizer, names, traits, c, fraction, inside)
         if self.program and (flat or tensors[0].numel() > SMALL):
             try:
                 return self.program(tensors, *rest)
             except Exception as error:  # of TorchDynamo, of TorchInductor, of the C compiler
                 self.program = None
-                _tell(error)
+                _tell(f"{error!r:.300}")
         if flat and tensors[0].device.type == "cpu":
             for piece in zip(*(x.split(PIECE) for x in tensors), strict=True):
                 _update(piece, *rest)
@@ -130,11 +129,21 @@ class Kernels:
             _update(tensors, *rest)
 
 
+class State:
+    """The attributes of `s`, in a class that TorchDynamo knows how to trace."""
+
+    def __init__(self, traits, names, slots):
+        for name, value in traits.items():
+            setattr(self, name, value)
+        for name, slot in zip(names, slots, strict=True):
+            setattr(self, name, slot)
+
+
 def _update(tensors, optimizer, names, traits, c, fraction, inside) -> None:
     """The rule on one piece, in place."""
     g, weights, *slots = tensors
     w = weights.to(g.dtype)
-    s = SimpleNamespace(**dict(zip(names, slots, strict=True)), **traits)
+    s = State(traits, names, slots)
     if fraction is not None and inside:
         g, fraction = g + fraction * w, None
     step, state = optimizer._decayed_update(g, w, s, c, fraction)
@@ -155,12 +164,13 @@ def _program(optimizer):
     return torch.compile(own, dynamic=True, fullgraph=True)
 
 
-@functools.cache
-def _tell(error) -> None:
+@functools.lru_cache(1)
+def _tell(error: str) -> None:
+    """Warns once."""
     warnings.warn(
         "torch.compile failed, so weights are updated op by op, which is slower for large models. "
         "It needs a C++ compiler. KERAS_ADAMFAMILY_COMPILE_FROM=inf does without it, silently. "
-        f"The error was: {error!r:.300}",
+        f"The error was: {error}",
         stacklevel=2,
     )
 
