@@ -26,7 +26,11 @@ else:
         f"Set KERAS_BACKEND to tensorflow, jax or torch. It is {BACKEND!r}."
     )
 
+# PyTorch's dtypes do not equal their names.
+_DTYPES = {"float32": torch.float32, "float64": torch.float64} if BACKEND == "torch" else {}
+
 __all__ = [
+    "cast",
     "choose",
     "colocated",
     "cos",
@@ -36,6 +40,14 @@ __all__ = [
     "merge_rows",
     "on_each_device",
 ]
+
+
+def cast(tensor, dtype: str):
+    """`ops.cast`, at no cost where there is nothing to do: it is called for every gradient."""
+    tensor = tensor.value if isinstance(tensor, keras.Variable) else tensor
+    if getattr(tensor, "dtype", None) == _DTYPES.get(dtype, dtype):
+        return tensor
+    return ops.cast(tensor, dtype)
 
 
 def on_each_device(update, grads, variables) -> None:

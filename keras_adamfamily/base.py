@@ -39,6 +39,11 @@ from keras_adamfamily.weight_decay import (
     as_weight_decay,
 )
 
+if backends.BACKEND == "torch":
+    from keras_adamfamily import kernels
+else:
+    kernels = None
+
 #: What a learning rate may be: a number, a schedule, or a callable without arguments.
 LearningRate = float | keras.optimizers.schedules.LearningRateSchedule | Callable[[], float]
 
@@ -48,6 +53,16 @@ class Added:
 
     def __init__(self, increment):
         self.increment = increment
+
+
+def elementwise(update):
+    """Marks a rule that treats every element on its own, given the step's scalars.
+
+    Such a rule may be run on several variables at once, and on parts of one. The mark belongs to
+    the function: a subclass with a rule of its own does not inherit it.
+    """
+    update.elementwise = True
+    return update
 
 
 class FamilyOptimizer(keras.optimizers.Optimizer):
@@ -126,8 +141,10 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
     scalar_slots: dict[str, float] = {}
     #: Whether the rule's operations keep a sparse gradient sparse; others get a dense one.
     handles_sparse_gradients = False
-    #: Arguments that `traits` depends on: what was saved is only used again while they are the same.
+    #: Arguments that `traits` depends on: what was saved is used again only while they are equal.
     traits_follow_from = ("weight_decay_exclude",)
+    #: PyTorch's way to run the rule; made by `build`.
+    _kernels = None
     #: Variables of the tunable hyperparameters by name; each optimizer gets its own.
     _tunables = MappingProxyType({})
 
@@ -244,6 +261,11 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
                 self._tunables[name] = self._add_scalar(name, self._given(name), widest)
         super().build(variables)
         self._compute_dtypes = dtypes
+        self._constants = {
+            name: self._given(name)
+            for name in self._declared(Hyperparameter)
+            if not self.is_tunable(name)
+        }
         self._traits = self._recalled_traits(variables) or [
             {"decays": self._use_weight_decay(variable), **self.traits(variable)}
             for variable in variables
@@ -259,6 +281,8 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
             }
             for variable in variables
         ]
+        if kernels is not None:
+            vars(self)["_kernels"] = kernels.Kernels(self)
 
     def _recalled_traits(self, variables) -> list[dict[str, Any]] | None:
         """The traits as they were saved, if for such variables: Keras may load a model under other
@@ -329,7 +353,7 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
 
     def _gradient(self, g, index):
         """The gradient in the precision of the arithmetic, its repeated rows merged if sparse."""
-        g = ops.cast(g, self._compute_dtypes[index])
+        g = backends.cast(g, self._compute_dtypes[index])
         if backends.is_sparse(g):
             return backends.merge_rows(g) if self.handles_sparse_gradients else backends.densify(g)
         return g
@@ -353,37 +377,43 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         decay = as_weight_decay(self._weight_decay)
         dtypes = sorted({self._compute_dtypes[i] for i in indices})
         contexts = {dtype: self._context(dtype, learning_rate, decay) for dtype in dtypes}
-        inputs = [
-            self._inputs(g, index, contexts[self._compute_dtypes[index]], decay)
-            for g, index in zip(grads, indices, strict=True)
-        ]
-        new_scalars = self._survey(inputs, contexts)
-        for index, (g, w, s, c, fraction) in zip(indices, inputs, strict=True):
-            step, state = self.update(g, w, s, c)
-            self._assign(index, w, s, step, fraction, state)
+        in_place = self._kernels is not None and kernels.available()
+        has_survey = type(self).survey is not FamilyOptimizer.survey
+        inputs = []
+        if has_survey or not in_place:
+            inputs = [
+                self._inputs(g, index, contexts[self._compute_dtypes[index]], decay)
+                for g, index in zip(grads, indices, strict=True)
+            ]
+        new_scalars = self._survey(inputs, contexts) if has_survey else {}
+        if in_place:
+            self._kernels.step(grads, indices, contexts, decay)
+        else:
+            for index, (g, w, s, c, fraction) in zip(indices, inputs, strict=True):
+                step, state = self._decayed_update(g, w, s, c, fraction)
+                self._assign(index, w, step, state)
         for name, value in new_scalars.items():
             self.assign(self._scalar_state[name], value)
 
     def _context(self, dtype, learning_rate, decay) -> SimpleNamespace:
         """The step's scalars in `dtype`."""
-        c = SimpleNamespace(dtype=dtype, step=ops.convert_to_tensor(self._iterations))
-        c.t = ops.cast(self.iterations, dtype) + 1.0
-        c.lr = ops.cast(learning_rate, dtype)
+        c = SimpleNamespace(dtype=dtype, **self._constants)
+        c.step = ops.convert_to_tensor(self._iterations)
+        c.t = backends.cast(self.iterations, dtype) + 1.0
+        c.lr = backends.cast(learning_rate, dtype)
         c.batches = self.gradient_accumulation_steps or 1
-        for name in self._hyperparameters():
-            tunable = self._tunables.get(name)
-            value = self._given(name) if tunable is None else ops.cast(tunable, dtype)
-            setattr(c, name, value)
-        for name, variable in self._scalar_state.items():
-            setattr(c, name, ops.cast(variable, dtype))
+        c.weight_decay = None if decay is None else decay.rate
+        c.initial_learning_rate = self._given("initial_learning_rate")
+        for name, variable in (self._tunables | self._scalar_state).items():
+            setattr(c, name, backends.cast(variable, dtype))
         vars(c).update(self.scalars(c))
         is_off = decay is None or (decay.rate == 0.0 and "weight_decay" not in self._tunables)
         c.decay = None if is_off else decay.coefficient(c.weight_decay, c)
         return c
 
     def _inputs(self, g, index, c, decay) -> tuple:
-        """What the rule is handed for one variable, and the fraction of it that decays."""
-        w = ops.cast(ops.convert_to_tensor(self._trainable_variables[index]), c.dtype)
+        """What the rule is handed for one variable, and the fraction of it to subtract."""
+        w = backends.cast(self._trainable_variables[index], c.dtype)
         state = {name: ops.convert_to_tensor(v) for name, v in self._states[index].items()}
         fraction = c.decay if self._traits[index]["decays"] else None
         if fraction is not None and backends.is_sparse(g):
@@ -392,25 +422,27 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
             g, fraction = g + fraction * w, None
         return g, w, SimpleNamespace(**state, **self._traits[index]), c, fraction
 
+    def _decayed_update(self, g, w, s, c, fraction) -> tuple:
+        """The rule with its decay: the step, and new state that shares no memory with the old."""
+        step, state = self.update(g, w, s, c)
+        if fraction is not None:
+            step = step + fraction * w
+        inputs = [w, *vars(s).values()]
+        state = {k: ops.copy(x) if any(x is i for i in inputs) else x for k, x in state.items()}
+        return step, state
+
     def _survey(self, inputs, contexts) -> dict[str, Any]:
         """Runs the first pass of a rule that has one; returns the new model-wide state."""
-        if type(self).survey is FamilyOptimizer.survey:
-            return {}
         grads, weights, states, *_ = (list(column) for column in zip(*inputs, strict=True))
         found, new_scalars = self.survey(grads, weights, states, contexts[max(contexts)])
         for dtype, c in contexts.items():
-            vars(c).update({name: ops.cast(value, dtype) for name, value in found.items()})
+            vars(c).update({name: backends.cast(value, dtype) for name, value in found.items()})
         return new_scalars
 
-    def _assign(self, index, w, s, step, fraction, state) -> None:
-        """Assigns what the rule returned, which may be its inputs, and they alias the variables."""
+    def _assign(self, index, w, step, state) -> None:
         variable = self._trainable_variables[index]
         if not backends.is_sparse(step):
-            if fraction is not None:
-                step = step + fraction * w
             new = ops.cast(w - step, variable.dtype)
-        inputs = {id(w), *map(id, vars(s).values())}
-        state = {k: ops.copy(x) if id(x) in inputs else x for k, x in state.items()}
         for name, value in state.items():
             slot = self._states[index][name]
             if isinstance(value, Added):

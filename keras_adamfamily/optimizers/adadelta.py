@@ -6,7 +6,7 @@ from typing import Any
 
 from keras import ops
 
-from keras_adamfamily.base import FamilyOptimizer, LearningRate
+from keras_adamfamily.base import FamilyOptimizer, LearningRate, elementwise
 from keras_adamfamily.hyperparameters import Hyperparameter
 from keras_adamfamily.numerics import divide, is_positive, scale
 from keras_adamfamily.validation import BETA, NON_NEGATIVE
@@ -63,6 +63,7 @@ class Adadelta(FamilyOptimizer):
         self.rho = rho
         self.epsilon = epsilon
 
+    @elementwise
     def update(self, g, w, s, c):
         gradients = ops.add(
             c.rho * s.accumulated_gradient, scale(ops.square(g), 1 - c.rho, c.dtype)

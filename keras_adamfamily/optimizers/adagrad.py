@@ -6,7 +6,7 @@ from typing import Any
 
 from keras import ops
 
-from keras_adamfamily.base import Added, FamilyOptimizer, LearningRate
+from keras_adamfamily.base import Added, FamilyOptimizer, LearningRate, elementwise
 from keras_adamfamily.hyperparameters import Hyperparameter, Option
 from keras_adamfamily.numerics import divide, is_positive
 from keras_adamfamily.validation import NON_NEGATIVE
@@ -73,6 +73,7 @@ class Adagrad(FamilyOptimizer):
     def slots(self):
         return {"accumulator": self.initial_accumulator_value}
 
+    @elementwise
     def update(self, g, w, s, c):
         square = ops.square(g)
         a = ops.add(s.accumulator, square)

@@ -7,7 +7,7 @@ from typing import Any
 from keras import ops
 
 from keras_adamfamily import backends
-from keras_adamfamily.base import FamilyOptimizer, LearningRate
+from keras_adamfamily.base import FamilyOptimizer, LearningRate, elementwise
 from keras_adamfamily.hyperparameters import Hyperparameter, Option
 from keras_adamfamily.numerics import divide, is_positive, lerp, one_minus_power, power
 from keras_adamfamily.validation import BETA, NON_NEGATIVE, Interval
@@ -111,6 +111,7 @@ class Adam(FamilyOptimizer):
             "epsilon_hat": c.epsilon * root if self.epsilon_form == "outer" else c.epsilon,
         }
 
+    @elementwise
     def update(self, g, w, s, c):
         m = lerp(s.momentum, g, c.weight_1)
         v = lerp(s.velocity, g * g, c.weight_2)

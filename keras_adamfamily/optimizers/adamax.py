@@ -7,7 +7,7 @@ from typing import Any
 from keras import ops
 
 from keras_adamfamily import backends
-from keras_adamfamily.base import FamilyOptimizer, LearningRate
+from keras_adamfamily.base import FamilyOptimizer, LearningRate, elementwise
 from keras_adamfamily.hyperparameters import Hyperparameter, Option
 from keras_adamfamily.numerics import divide, is_positive, lerp, one_minus_power
 from keras_adamfamily.validation import BETA, NON_NEGATIVE
@@ -75,6 +75,7 @@ class Adamax(FamilyOptimizer):
     def scalars(self, c):
         return {"alpha": c.lr / one_minus_power(c.beta_1, c.t)}
 
+    @elementwise
     def update(self, g, w, s, c):
         m = lerp(s.momentum, g, 1 - c.beta_1)
         if self.epsilon_form == "inside_max":

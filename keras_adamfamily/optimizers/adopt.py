@@ -7,7 +7,7 @@ from typing import Any
 from keras import ops
 
 from keras_adamfamily import backends
-from keras_adamfamily.base import FamilyOptimizer, LearningRate
+from keras_adamfamily.base import FamilyOptimizer, LearningRate, elementwise
 from keras_adamfamily.hyperparameters import Hyperparameter
 from keras_adamfamily.numerics import divide, is_positive, lerp
 from keras_adamfamily.validation import BETA, NON_NEGATIVE
@@ -81,6 +81,7 @@ class ADOPT(FamilyOptimizer):
             "weight_2": ops.where(c.t > 1, ops.convert_to_tensor(1 - c.beta_2, c.dtype), 1.0),
         }
 
+    @elementwise
     def update(self, g, w, s, c):
         floor = ops.convert_to_tensor(c.epsilon, c.dtype)
         root = backends.maximum(ops.sqrt(s.velocity), floor)

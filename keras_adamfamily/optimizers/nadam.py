@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from keras_adamfamily.base import FamilyOptimizer, LearningRate
+from keras_adamfamily.base import FamilyOptimizer, LearningRate, elementwise
 from keras_adamfamily.hyperparameters import Fixed, Hyperparameter, Option
 from keras_adamfamily.numerics import divide, is_positive, lerp, one_minus_power
 from keras_adamfamily.validation import BETA, NON_NEGATIVE
@@ -104,6 +104,7 @@ class Nadam(FamilyOptimizer):
         scalars["of_momentum"] = mu_ahead / (1 - product * mu_ahead)
         return scalars
 
+    @elementwise
     def update(self, g, w, s, c):
         m = lerp(s.momentum, g, c.weight_1)
         v = lerp(s.velocity, g * g, 1 - c.beta_2)

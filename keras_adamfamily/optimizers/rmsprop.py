@@ -6,7 +6,7 @@ from typing import Any
 
 from keras import ops
 
-from keras_adamfamily.base import FamilyOptimizer, LearningRate
+from keras_adamfamily.base import FamilyOptimizer, LearningRate, elementwise
 from keras_adamfamily.hyperparameters import Hyperparameter, Option
 from keras_adamfamily.numerics import divide, is_positive, scale
 from keras_adamfamily.validation import BETA, NON_NEGATIVE, UNIT
@@ -93,6 +93,7 @@ class RMSprop(FamilyOptimizer):
     def handles_sparse_gradients(self):
         return "momentum" not in self.slots
 
+    @elementwise
     def update(self, g, w, s, c):
         v = ops.add(c.rho * s.velocity, scale(ops.square(g), 1 - c.rho, c.dtype))
         state = {"velocity": v}

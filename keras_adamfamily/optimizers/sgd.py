@@ -6,7 +6,7 @@ from typing import Any
 
 from keras import ops
 
-from keras_adamfamily.base import FamilyOptimizer, LearningRate
+from keras_adamfamily.base import FamilyOptimizer, LearningRate, elementwise
 from keras_adamfamily.hyperparameters import Hyperparameter, Option
 from keras_adamfamily.validation import UNIT
 from keras_adamfamily.weight_decay import Decoupled, WeightDecay, required
@@ -71,6 +71,7 @@ class SGD(FamilyOptimizer):
     def handles_sparse_gradients(self):
         return not self.slots
 
+    @elementwise
     def update(self, g, w, s, c):
         move = ops.multiply(g, c.lr)
         if not self.slots:

@@ -1,0 +1,293 @@
+"""How PyTorch runs a rule over all variables at the speed of memory, instead of op by op.
+
+An eager operation reads its operands from memory and writes its result back, so a rule of 15 of
+them moves many times the bytes that it needs. A step takes the first of these ways that it can:
+
+1. PyTorch's own fused kernels, for exactly the forms that they compute: Adam, AdamW and AMSGrad,
+   SGD, Adagrad. One call for all variables, and nothing to compile.
+2. The rule compiled by `torch.compile`, for models of `COMPILE_FROM` parameters and more. That
+   takes seconds at the first step, for one variable as for hundreds.
+3. The rule op by op, on pieces that stay in the processor's cache.
+
+A rule marked `elementwise` runs on flat tensors: small variables are joined into one, so that
+hundreds of them cost a few calls. Other rules run variable by variable.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+import types
+import warnings
+
+import numpy as np
+import torch
+from keras.src.backend.common.stateless_scope import in_stateless_scope
+
+from keras_adamfamily.numerics import is_positive
+
+#: Models of so many parameters have their rule compiled; the environment variable sets it.
+COMPILE_FROM = float(os.environ.get("KERAS_ADAMFAMILY_COMPILE_FROM", 2e6))
+#: Elements up to which a variable is joined with others, and of a piece that fits the cache.
+SMALL, PIECE = 2**16, 2**18
+
+
+def available() -> bool:
+    """Whether variables can be updated in place: eagerly, and outside of a stateless scope."""
+    return not torch.compiler.is_compiling() and not in_stateless_scope()
+
+
+class Kernels:
+    """Runs one optimizer's rule on its variables, in place."""
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+        self.fused = _fused_kernel(optimizer)
+        size = sum(math.prod(v.shape) for v in optimizer._trainable_variables)
+        self.program = _program(optimizer) if size >= COMPILE_FROM else None
+        self._is_elementwise = getattr(optimizer.update, "elementwise", False)
+        self._grouped = functools.cache(self._group)
+
+    def step(self, grads, indices, contexts, decay) -> None:
+        """Updates the variables of `indices`, and their state."""
+        if torch.is_grad_enabled():
+            with torch.no_grad():
+                return self.step(grads, indices, contexts, decay)
+        o = self.optimizer
+        for (dtype, decays, _), (positions, units) in self._grouped(tuple(indices)).items():
+            c = contexts[dtype]
+            fraction = c.decay if decays else None
+            inside = c.decay is not None and decay.inside_gradient
+            gs = [grads[i].contiguous() for i in positions]
+            states = [o._states[indices[i]] for i in positions]
+            weights = [o._trainable_variables[indices[i]]._value for i in positions]
+            state = {name: [s[name]._value for s in states] for name in states[0]}
+            if self.fused and self.fused(gs, weights, state, c, fraction, inside):
+                continue
+            if c.decay is not None and self.program:  # one program for all that it may be
+                fraction = torch.as_tensor(c.decay if decays else 0.0, dtype=gs[0].dtype)
+            for unit in units:
+                columns = [gs[unit], weights[unit], *(slots[unit] for slots in state.values())]
+                traits = o._traits[indices[positions[unit.start]]]
+                self._unit(columns, tuple(state), traits, c, fraction, inside)
+
+    def _group(self, indices):
+        """Variables of one kind: their positions in `indices`, and slices of these to join."""
+        kinds = {}
+        for position, index in enumerate(indices):
+            dtype = self.optimizer._trainable_variables[index].dtype
+            decays = self.optimizer._traits[index]["decays"]
+            kind = (self.optimizer._compute_dtypes[index], decays, dtype)
+            kinds.setdefault(kind, []).append(position)
+        groups = {}
+        for kind, positions in kinds.items():
+            sizes = {p: self._flat_size(indices[p]) for p in positions}
+            positions.sort(key=lambda p: sizes[p] > SMALL)
+            units, start, size = [], 0, 0
+            for stop, p in enumerate(positions, 1):
+                size += sizes[p]
+                if size > PIECE or sizes[positions[min(stop, len(positions) - 1)]] > SMALL:
+                    units.append(slice(start, stop))
+                    start, size = stop, 0
+            if start < len(positions):
+                units.append(slice(start, len(positions)))
+            groups[kind] = positions, units
+        return groups
+
+    def _flat_size(self, index) -> float:
+        """The number of elements of a variable that the rule may take flat; else infinity."""
+        o, shape = self.optimizer, tuple(self.optimizer._trainable_variables[index].shape)
+        full = all(tuple(slot.shape) == shape for slot in o._states[index].values())
+        flat = full and _is_plain(o._traits[index]) and self._is_elementwise
+        return math.prod(shape) if flat else math.inf
+
+    def _unit(self, columns, names, *scalars) -> None:
+        """Updates one variable, or several joined into one. Columns: gradients, weights, slots."""
+        if len(columns[0]) == 1:
+            self._run([column[0] for column in columns], names, *scalars)
+            return
+        joined = [torch._utils._flatten_dense_tensors(column) for column in columns]
+        self._run(joined, names, *scalars)
+        for column, new in zip(columns[1:], joined[1:], strict=True):
+            torch._foreach_copy_(column, torch._utils._unflatten_dense_tensors(new, column))
+
+    def _run(self, tensors, names, traits, c, fraction, inside) -> None:
+        flat = self._is_elementwise and _is_plain(traits) and len({x.shape for x in tensors}) == 1
+        # `data` is no view in PyTorch's books, whose base a program would be bound to.
+        tensors = [x.view(-1).data if flat else x.data for x in tensors]
+        rest = (self.optimizer, names, traits, c, fraction, inside)
+        if self.program and (flat or tensors[0].numel() > SMALL):
+            try:
+                return self.program(tensors, *rest)
+            except Exception as error:  # of TorchDynamo, of TorchInductor, of the C compiler
+                self.program = None
+                _tell(f"{error!r:.300}")
+        if flat and tensors[0].device.type == "cpu":
+            for piece in zip(*(x.split(PIECE) for x in tensors), strict=True):
+                _update(piece, *rest)
+        else:
+            _update(tensors, *rest)
+
+
+class State:
+    """The attributes of `s`, in a class that TorchDynamo knows how to trace."""
+
+    def __init__(self, traits, names, slots):
+        for name, value in traits.items():
+            setattr(self, name, value)
+        for name, slot in zip(names, slots, strict=True):
+            setattr(self, name, slot)
+
+
+def _is_plain(traits) -> bool:
+    """Whether the rule knows nothing of a variable but whether it decays."""
+    return traits.keys() == {"decays"}
+
+
+def _update(tensors, optimizer, names, traits, c, fraction, inside) -> None:
+    """The rule on one piece, in place."""
+    g, weights, *slots = tensors
+    w = weights.to(g.dtype)
+    s = State(traits, names, slots)
+    if fraction is not None and inside:
+        g, fraction = g + fraction * w, None
+    step, state = optimizer._decayed_update(g, w, s, c, fraction)
+    new = w - step
+    for name, slot in zip(names, slots, strict=True):
+        if name in state:
+            value = state[name]
+            slot.add_(value.increment) if hasattr(value, "increment") else slot.copy_(value)
+    weights.copy_(new)
+
+
+def _program(optimizer):
+    """`_update` compiled for flat tensors of any length.
+
+    TorchDynamo keeps a limited number of programs for a code object, so each optimizer has a copy.
+    """
+    own = types.FunctionType(_update.__code__.replace(), globals())
+    return torch.compile(own, dynamic=True, fullgraph=True)
+
+
+@functools.lru_cache(1)
+def _tell(error: str) -> None:
+    """Warns once."""
+    warnings.warn(
+        "torch.compile failed, so weights are updated op by op, which is slower for large models. "
+        "It needs a C++ compiler. KERAS_ADAMFAMILY_COMPILE_FROM=inf does without it, silently. "
+        f"The error was: {error}",
+        stacklevel=2,
+    )
+
+
+# PyTorch's fused kernels. Each function makes the step and returns True, or returns False where the
+# kernel does not compute the rule.
+
+
+def _fused_kernel(optimizer):
+    """The function for the optimizer's rule, or None."""
+    from keras_adamfamily.optimizers import adagrad, adam, amsgrad, sgd
+
+    rule = type(optimizer)
+    if rule.update is sgd.SGD.update:
+        return None if optimizer.nesterov else _fused_sgd
+    if rule.update is adagrad.Adagrad.update:
+        return _fused_adagrad if optimizer.epsilon_form == "outside" else None
+    if rule.update is adam.Adam.update:
+        raw = rule.largest is adam.Adam.largest or (
+            rule.largest is amsgrad.AMSGrad.largest and optimizer.maximum_of == "raw"
+        )
+        return _fused_adam if raw or not optimizer.amsgrad else None
+    return None
+
+
+def _fused_adam(grads, weights, state, c, fraction, inside) -> bool:
+    """With the kernel's own step at infinity its bias corrections are 1, and ours stand in `c`."""
+    if not _fits(weights) or not is_positive(c.epsilon):
+        return False
+    alpha, decay = float(c.alpha), 0.0
+    if inside and fraction is not None:
+        decay = float(fraction)
+    elif fraction is not None:
+        decay = _decay_first(weights, float(fraction), within=alpha > 0) / (alpha or 1.0)
+    kernel = torch._fused_adam_ if inside else torch._fused_adamw_
+    largest = state.get("velocity_hat", [])
+    kernel(
+        weights,
+        grads,
+        state["momentum"],
+        state["velocity"],
+        largest,
+        [_scalar(math.inf, weights[0].device)] * len(weights),
+        lr=alpha,
+        beta1=1.0 - float(c.weight_1),
+        beta2=1.0 - float(c.weight_2),
+        weight_decay=decay,
+        eps=float(c.epsilon_hat),
+        amsgrad=bool(largest),
+        maximize=False,
+    )
+    return True
+
+
+def _fused_sgd(grads, weights, state, c, fraction, inside) -> bool:
+    """The kernel's buffer holds gradients; ours holds steps, `-lr * g` of them."""
+    momentum, rate = float(c.momentum), float(c.lr)
+    if not _fits(weights) or (state and not momentum):
+        return False
+    if fraction is not None and not inside:
+        _decay_first(weights, float(fraction))
+    torch._fused_sgd_(
+        weights,
+        grads,
+        state.get("momentum", []),
+        weight_decay=float(fraction) if inside and fraction is not None else 0.0,
+        momentum=momentum,
+        lr=-1.0 if state else rate,
+        dampening=1.0 + rate if state else 0.0,
+        nesterov=False,
+        maximize=False,
+        is_first_step=False,
+    )
+    return True
+
+
+def _fused_adagrad(grads, weights, state, c, fraction, inside) -> bool:
+    if not _fits(weights) or not is_positive(c.epsilon):
+        return False
+    if fraction is not None and not inside:
+        _decay_first(weights, float(fraction))
+    torch._fused_adagrad_(
+        weights,
+        grads,
+        state["accumulator"],
+        [_scalar(1.0, weights[0].device)] * len(weights),
+        lr=float(c.lr),
+        lr_decay=0.0,
+        weight_decay=float(fraction) if inside and fraction is not None else 0.0,
+        eps=float(c.epsilon),
+        maximize=False,
+    )
+    return True
+
+
+def _fits(weights) -> bool:
+    return weights[0].dtype == torch.float32 and weights[0].device.type in ("cpu", "cuda")
+
+
+def _decay_first(weights, fraction, within=False) -> float:
+    """Decays the weights in a pass of its own; or returns the fraction, to decay it `within`.
+
+    The kernel multiplies by `1 - fraction` in float32, which rounds a small fraction to a multiple
+    of 2^-24: that is left to it only where it changes the decay by less than a percent.
+    """
+    if within and abs(1.0 - float(np.float32(1.0 - fraction)) - fraction) <= 0.01 * fraction:
+        return fraction
+    torch._foreach_add_(weights, weights, alpha=-fraction)
+    return 0.0
+
+
+@functools.cache
+def _scalar(value, device):
+    return torch.full((), value, device=device)

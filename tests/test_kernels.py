@@ -1,0 +1,226 @@
+"""PyTorch's fast ways to make a step compute what the plain one does: rule by rule, eagerly."""
+
+import warnings
+
+import numpy as np
+import pytest
+
+import keras_adamfamily as kaf
+from tests.steps import BACKEND, largest_difference, random_problem, trajectory, variables_of
+
+pytestmark = pytest.mark.skipif(BACKEND != "torch", reason="PyTorch's kernels")
+
+if BACKEND == "torch":
+    import torch
+    from keras import ops
+
+    from keras_adamfamily import kernels
+
+SCHEDULE = kaf.WarmupCosine(0.1, total_steps=12, warmup_steps=3)
+DECAYS = {
+    "none": {},
+    "times lr": {"weight_decay": 0.1},
+    "decoupled": {"weight_decay": kaf.Decoupled(0.01), "weight_decay_exclude": ["w1"]},
+    "L2": {"weight_decay": kaf.L2(0.01), "weight_decay_exclude": ["w0"]},
+}
+#: Forms that a fused kernel computes, and forms beside each that it does not.
+FUSED = {
+    "Adam": {},
+    "AdamW": {"beta_1": 0.5, "beta_2": 0.9},
+    "Adam, hat": {"epsilon": 1e-7, "epsilon_form": "hat"},
+    "Adam, no correction": {"bias_correction": False},
+    "Adam, decayed beta": {"beta_1_decay": 0.9},
+    "AMSGrad": {"epsilon": 1e-8, "bias_correction": True, "beta_2": 0.5},
+    "AdamNC": {"epsilon": 1e-3},
+    "Adagrad": {},
+    "SGD": {},
+    "SGD, momentum": {"momentum": 0.9},
+}
+NOT_FUSED = {
+    "Adam": {"epsilon": 0.0},
+    "AdamW": {"tunable": ["epsilon"]},
+    "AMSGrad": {"epsilon": 1e-8, "bias_correction": True, "maximum_of": "corrected"},
+    "AMSGrad, the paper's": {},
+    "Adagrad": {"epsilon": 1e-7, "epsilon_form": "inside"},
+    "SGD": {"momentum": 0.9, "nesterov": True},
+    "RMSprop": {},
+    "Nadam": {},
+}
+
+
+def make(label, **arguments):
+    return getattr(kaf, label.split(",")[0])(**arguments)
+
+
+@pytest.fixture
+def plainly(monkeypatch):
+    """Runs a function with the fast ways off."""
+
+    def run(function):
+        with monkeypatch.context() as patch:
+            patch.setattr(kernels, "available", lambda: False)
+            return function()
+
+    return run
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Names of PyTorch's fused kernels that ran."""
+    seen = []
+    for name in ("_fused_adam_", "_fused_adamw_", "_fused_sgd_", "_fused_adagrad_"):
+        kernel = getattr(torch, name)
+
+        def spy(*args, name=name, kernel=kernel, **kwargs):
+            seen.append(name)
+            return kernel(*args, **kwargs)
+
+        monkeypatch.setattr(torch, name, spy)
+    return seen
+
+
+@pytest.mark.parametrize("label", FUSED)
+@pytest.mark.parametrize("decay", DECAYS)
+def test_fused_kernels_compute_the_rule(label, decay, plainly, calls):
+    """To rounding: a step differs by a few units in the last place of the weight and the step.
+
+    Both compute each of at most 8 operations on the way to the weight in float32, in another order:
+    within 8 * 2^-24 of values of at most |w| <= 4 per step, and 12 steps.
+    """
+    start, gradients = random_problem()
+    arguments = {"learning_rate": SCHEDULE, **FUSED[label], **DECAYS[decay]}
+    if label.startswith("SGD"):
+        gradients = [[g / 10 for g in grads] for grads in gradients]
+    fused = trajectory(make(label, **arguments), start, gradients)
+    assert len(calls) >= len(gradients)
+    plain = plainly(lambda: trajectory(make(label, **arguments), start, gradients))
+    assert largest_difference(fused, plain) < 12 * 8 * 2.0**-24 * 4
+    assert largest_difference(fused[-1], [w.astype("float32") for w in start]) > 1e-3
+
+
+@pytest.mark.parametrize("label", NOT_FUSED)
+def test_fused_kernels_are_left_alone_where_they_compute_another_form(label, calls):
+    start, gradients = random_problem()
+    trajectory(make(label, learning_rate=0.1, **NOT_FUSED[label]), start, gradients)
+    assert not calls
+
+
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
+def test_other_precisions_are_not_fused(dtype, calls):
+    start, gradients = random_problem()
+    trajectory(kaf.Adam(0.1), start, gradients, dtype)
+    assert not calls
+
+
+def test_a_rule_of_ones_own_is_not_fused(calls):
+    class Half(kaf.Adam):
+        def update(self, g, w, s, c):
+            step, state = super().update(g, w, s, c)
+            return 0.5 * step, state
+
+    start, gradients = random_problem(steps=2)
+    halves = trajectory(Half(0.1), start, gradients)
+    assert not calls
+    assert not hasattr(Half.update, "elementwise")
+    assert largest_difference(halves, trajectory(kaf.Adam(0.05), start, gradients)) < 1e-6
+
+
+@pytest.mark.parametrize("fraction", [1e-3, 1e-5, 4e-6, 1e-6])
+def test_the_decay_of_the_fused_kernel_is_not_rounded_away(fraction):
+    """A factor `1 - fraction` in float32 is off by up to half of 1e-7, for every weight alike."""
+    weights = variables_of([1 + np.random.RandomState(0).rand(100_000)], "float32")
+    before = weights[0].value.double()
+    optimizer = kaf.AdamW(1e-30, weight_decay=kaf.Decoupled(fraction))
+    optimizer.apply([ops.zeros(100_000)], weights)
+    lost = (before - weights[0].value.double()).sum() / before.sum()
+    assert abs(lost / fraction - 1) < 0.02
+
+
+@pytest.mark.parametrize("name", kaf.names())
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_joined_and_cut_variables_change_no_bit(name, dtype, plainly, monkeypatch):
+    monkeypatch.setattr(kernels, "_fused_kernel", lambda optimizer: None)
+    monkeypatch.setattr(kernels, "SMALL", 7)
+    monkeypatch.setattr(kernels, "PIECE", 10)
+    random = np.random.RandomState(0)
+    shapes = [(2, 3), (33,), (), (4, 2), (5,), (1, 7), (3, 3)]
+    start = [random.randn(*shape) for shape in shapes]
+    gradients = [[random.randn(*shape) for shape in shapes] for _ in range(3)]
+
+    def run():
+        optimizer = make(name, weight_decay=kaf.Decoupled(0.1), weight_decay_exclude=["w[13]"])
+        return trajectory(optimizer, start, gradients, dtype)
+
+    assert largest_difference(run(), plainly(run)) == 0.0
+
+
+def test_gradients_of_any_layout(plainly):
+    def run():
+        (variable,) = variables_of([np.arange(6.0).reshape(2, 3)], "float32")
+        gradient = torch.arange(6.0).reshape(3, 2).T
+        assert not gradient.is_contiguous()
+        optimizer = kaf.Adam(0.1)
+        optimizer.apply([gradient], [variable])
+        return variable.value.detach().numpy().copy()
+
+    assert np.allclose(run(), plainly(run), atol=1e-6)
+
+
+class Direction(kaf.FamilyOptimizer):
+    """Steps along the gradient of each variable, of length 1: not element by element."""
+
+    slots = {"average": 0.0}
+
+    def slot_shape(self, name, variable):
+        return tuple(variable.shape)[-1:]
+
+    def traits(self, variable):
+        return {"axes": tuple(range(len(variable.shape) - 1))}
+
+    def update(self, g, w, s, c):
+        average = 0.5 * s.average + ops.mean(g, s.axes)
+        return c.lr * g / ops.norm(g) + c.lr * average, {"average": average}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*kaf.names(), "Direction"])
+def test_the_compiled_rule(name, plainly, monkeypatch):
+    """One program, for variables of any shape, decayed or not, at any rate."""
+    monkeypatch.setattr(kernels, "_fused_kernel", lambda optimizer: None)
+    monkeypatch.setattr(kernels, "COMPILE_FROM", 0)
+    monkeypatch.setattr(kernels, "SMALL", 8 if name != "Direction" else 0)
+    random = np.random.RandomState(0)
+    shapes = [(2, 3), (33,), (4, 2), (5,), (60, 2)]
+    start = [random.randn(*shape) for shape in shapes]
+    gradients = [[random.randn(*shape) for shape in shapes] for _ in range(4)]
+    compiled = []
+    torch._dynamo.reset()
+    torch._dynamo.callback_handler.register_start_callback(compiled.append)
+    cls = Direction if name == "Direction" else kaf.get(name).__class__
+
+    def run():
+        schedule = kaf.WarmupCosine(0.1, total_steps=4, warmup_steps=2)
+        decay = {"weight_decay": kaf.Decoupled(0.01), "weight_decay_exclude": ["w1"]}
+        return trajectory(cls(schedule, **decay), start, gradients)
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="torch.compile failed")
+        fast = run()
+    torch._dynamo.callback_handler.remove_start_callback(compiled.append)
+    assert len(compiled) == (2 if name == "Direction" else 1)
+    assert largest_difference(fast, plainly(run)) < 4 * 8 * 2.0**-24 * 4
+
+
+def test_without_a_compiler_training_goes_on_and_says_so_once(monkeypatch, plainly):
+    def fail(*args):
+        raise RuntimeError("no C++ compiler")
+
+    kernels._tell.cache_clear()
+    monkeypatch.setattr(kernels, "COMPILE_FROM", 0)
+    monkeypatch.setattr(torch, "compile", lambda *args, **kwargs: fail)
+    start, gradients = random_problem()
+    with pytest.warns(UserWarning, match="KERAS_ADAMFAMILY_COMPILE_FROM=inf") as told:
+        ours = [trajectory(kaf.RMSprop(0.1), start, gradients) for _ in range(2)]
+    assert len([w for w in told if "torch.compile failed" in str(w.message)]) == 1
+    plain = plainly(lambda: trajectory(kaf.RMSprop(0.1), start, gradients))
+    assert largest_difference(ours, [plain, plain]) == 0.0
