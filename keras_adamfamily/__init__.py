@@ -20,6 +20,7 @@ from keras_adamfamily.optimizers.amsgrad import AdamNC, AMSGrad
 from keras_adamfamily.optimizers.nadam import Nadam, NAdamW
 from keras_adamfamily.optimizers.rmsprop import RMSprop
 from keras_adamfamily.optimizers.sgd import SGD, SGDW
+from keras_adamfamily.optimizers.swats import SWATS
 from keras_adamfamily.registry import get, names
 from keras_adamfamily.schedules import CosineWarmRestarts, InverseSqrt, WarmupCosine
 from keras_adamfamily.weight_decay import L2, Decoupled, Normalized
@@ -37,6 +38,7 @@ __all__ = [
     "AMSGrad",
     "AdamNC",
     "AdamW",
+    "SWATS",
     "FamilyOptimizer",
     "Decoupled",
     "Normalized",

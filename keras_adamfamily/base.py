@@ -21,7 +21,7 @@ import numpy as np
 from keras import ops
 
 from keras_adamfamily import backends
-from keras_adamfamily.hyperparameters import Fixed, Hyperparameter, Option
+from keras_adamfamily.hyperparameters import Fixed, Hyperparameter, Setting
 from keras_adamfamily.schedules import Schedule
 from keras_adamfamily.validation import (
     NON_NEGATIVE,
@@ -217,6 +217,10 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
     def update(self, g, w, s, c) -> tuple[Any, dict[str, Any]]:
         """The rule for one variable: returns what to subtract from `w`, and the new state."""
         raise NotImplementedError
+
+    def facts(self) -> dict[str, int | float | str | None]:
+        """What the rule has found out in training, for people to read: name to plain value."""
+        return {}
 
     # State.
 
@@ -636,7 +640,7 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
             config["weight_decay"] = keras.saving.serialize_keras_object(form)
         if config["initial_learning_rate"] == config["learning_rate"]:
             config["initial_learning_rate"] = self._given_initial_learning_rate
-        config.update({name: getattr(self, name) for name in self._declared(Option)})
+        config.update({name: getattr(self, name) for name in self._declared(Setting)})
         config["weight_decay_exclude"] = self._exclusions
         config["tunable"] = list(self._requested_tunable)
         decays = self._decays if self.built else self._saved_decays

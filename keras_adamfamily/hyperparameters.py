@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from keras_adamfamily.validation import Interval, check_choice, check_float
+from keras_adamfamily.validation import (
+    Interval,
+    check_choice,
+    check_float,
+    check_integer,
+    optional,
+)
 
 
 class Argument:
@@ -63,11 +69,11 @@ class Hyperparameter(Argument):
         super().__set__(optimizer, value)
 
 
-class Option(Argument):
-    """A switch of a rule with a fixed set of values, decided when the optimizer is made."""
+class Setting(Argument):
+    """What is decided when the optimizer is made; `check` says what it may be."""
 
-    def __init__(self, *choices):
-        self.choices = choices
+    def check(self, value) -> Any:
+        raise NotImplementedError
 
     def __set__(self, optimizer, value):
         if vars(optimizer).get("built"):
@@ -75,7 +81,30 @@ class Option(Argument):
                 f"`{self.name}` is fixed once the optimizer is built. "
                 f"Make a new {type(optimizer).__name__} with {self.name}={value!r}."
             )
-        super().__set__(optimizer, check_choice(self.name, value, self.choices))
+        super().__set__(optimizer, self.check(value))
+
+
+class Option(Setting):
+    """A switch of a rule with a fixed set of values."""
+
+    def __init__(self, *choices):
+        self.choices = choices
+
+    def check(self, value):
+        return check_choice(self.name, value, self.choices)
+
+
+class Count(Setting):
+    """A whole number of a rule, such as a step; `None` where it may be switched off."""
+
+    def __init__(self, minimum: int, optional: bool = False):
+        self.minimum = minimum
+        self.optional = optional
+
+    def check(self, value):
+        if self.optional:
+            return optional(check_integer, self.name, value, self.minimum)
+        return check_integer(self.name, value, self.minimum)
 
 
 class Fixed(Argument):
