@@ -21,6 +21,7 @@ from keras_adamfamily.optimizers.amsgrad import AdamNC, AMSGrad
 from keras_adamfamily.optimizers.nadam import Nadam, NAdamW
 from keras_adamfamily.optimizers.rmsprop import RMSprop
 from keras_adamfamily.optimizers.sgd import SGD, SGDW
+from keras_adamfamily.optimizers.swats import SWATS
 from keras_adamfamily.registry import get, names
 from keras_adamfamily.schedules import CosineWarmRestarts, InverseSqrt, WarmupCosine
 from keras_adamfamily.weight_decay import L2, Decoupled, Normalized
@@ -39,6 +40,7 @@ __all__ = [
     "AdamNC",
     "ADOPT",
     "AdamW",
+    "SWATS",
     "FamilyOptimizer",
     "Decoupled",
     "Normalized",

@@ -242,6 +242,10 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         """What a variable becomes when the moving average of its values replaces it."""
         return average
 
+    def facts(self) -> dict[str, int | float | str | None]:
+        """What the rule has found out in training, for people to read: name to plain value."""
+        return {}
+
     # State.
 
     def build(self, variables: Iterable[keras.Variable]) -> None:

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from keras_adamfamily.validation import Interval, check_choice, check_float
+from keras_adamfamily.validation import (
+    Interval,
+    check_choice,
+    check_float,
+    check_integer,
+    optional,
+)
 
 
 class Argument:
@@ -86,6 +92,19 @@ class Option(Setting):
 
     def check(self, value):
         return check_choice(self.name, value, self.choices)
+
+
+class Count(Setting):
+    """A whole number of a rule, such as a step; `None` where it may be switched off."""
+
+    def __init__(self, minimum: int, optional: bool = False):
+        self.minimum = minimum
+        self.optional = optional
+
+    def check(self, value):
+        if self.optional:
+            return optional(check_integer, self.name, value, self.minimum)
+        return check_integer(self.name, value, self.minimum)
 
 
 class Fixed(Argument):

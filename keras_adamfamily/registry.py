@@ -26,6 +26,7 @@ from keras_adamfamily.optimizers.amsgrad import AdamNC, AMSGrad
 from keras_adamfamily.optimizers.nadam import Nadam, NAdamW
 from keras_adamfamily.optimizers.rmsprop import RMSprop
 from keras_adamfamily.optimizers.sgd import SGD, SGDW
+from keras_adamfamily.optimizers.swats import SWATS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,6 +153,12 @@ RECORDS: tuple[Record, ...] = (
         AdamW,
         "Loshchilov and Hutter 2017, arXiv:1711.05101",
         "Adam's weak regularization: decay apart from the gradient",
+        _ADAPTIVE,
+    ),
+    Record(
+        SWATS,
+        "Keskar and Socher 2017, arXiv:1712.07628",
+        "Adam's start, SGD's end: switches to SGD at a rate it learns",
         _ADAPTIVE,
     ),
 )

@@ -64,6 +64,13 @@ VARIANTS = {
     "AdamNC": [{"beta_1_decay": 0.9}, {"epsilon": 1e-3}],
     "ADOPT": [{"epsilon": 0.0}, {"beta_2": 0.5, "epsilon": 1e-2}],
     "AdamW": [{"beta_2": 0.95, "epsilon": 1e-6}],
+    "SWATS": [
+        {"epsilon": 0.0},
+        {"switch_at": 5},
+        {"switch_at": 5, "scope": "variable"},
+        {"tolerance": 1.0, "min_steps": 4},
+        {"tolerance": 1.0, "scope": "variable"},
+    ],
 }
 FORMS = [
     pytest.param(name, form, id=f"{name}-{'-'.join(map(str, form.values())) or 'default'}")
@@ -85,15 +92,27 @@ def twin_of(name, arguments):
 
 
 def follow(twin, start, gradients):
-    """A twin's trajectory for a single list of arrays, one copy of the twin per array."""
+    """A twin's trajectory for a list of arrays: a copy of it for each, or one for all of them."""
     import copy
 
     copies = [copy.deepcopy(twin) for _ in start]
     theta, weights = list(start), []
     for grads in gradients:
-        theta = [t.step(w, g) for t, w, g in zip(copies, theta, grads, strict=True)]
+        if twin.whole_vector:
+            theta = split(copies[0].step(join(theta), join(grads)), start)
+        else:
+            theta = [t.step(w, g) for t, w, g in zip(copies, theta, grads, strict=True)]
         weights.append(theta)
     return weights
+
+
+def join(arrays):
+    return np.concatenate([array.ravel() for array in arrays])
+
+
+def split(vector, like):
+    parts = np.split(vector, np.cumsum([array.size for array in like])[:-1])
+    return [part.reshape(array.shape) for part, array in zip(parts, like, strict=True)]
 
 
 def tunables(optimizer):
@@ -334,6 +353,7 @@ class TestGradients:
         "AdamNC": {},
         "ADOPT": {"epsilon": 0.0},
         "AdamW": {"epsilon": 0.0},
+        "SWATS": {"epsilon": 0.0, "tolerance": 0.0},  # its phase of Adam
     }
 
     @pytest.mark.parametrize("name", NAMES)

@@ -11,7 +11,7 @@ import pytest
 
 import keras_adamfamily as kaf
 from keras_adamfamily import base, registry, schedules, weight_decay
-from keras_adamfamily.hyperparameters import Hyperparameter, Option
+from keras_adamfamily.hyperparameters import Count, Hyperparameter, Option, Setting
 from tests.reference import twins
 
 RECORDS = registry.RECORDS
@@ -57,7 +57,7 @@ ARGUMENTS = {
 
 
 def own_arguments(cls):
-    """An awkward value for each float and a second choice for each option of an algorithm."""
+    """An awkward value for each float, another count and another choice than the default."""
     arguments = {}
     for name in inspect.signature(cls.__init__).parameters:
         found = inspect.getattr_static(cls, name, None)
@@ -65,6 +65,8 @@ def own_arguments(cls):
             arguments[name] = 0.7
         elif isinstance(found, Option):
             arguments[name] = found.choices[-1]
+        elif isinstance(found, Count):
+            arguments[name] = found.minimum + 3
     if arguments.get("maximum_of") == "corrected":
         arguments["bias_correction"] = True
     return arguments
@@ -114,7 +116,7 @@ def test_the_configuration_has_every_argument(record):
     fixed = {name for name in accepted if name in dir(record.cls) and name not in config}
     assert set(config) == accepted - fixed
     for name in fixed:
-        assert not isinstance(inspect.getattr_static(record.cls, name), (Hyperparameter, Option))
+        assert not isinstance(inspect.getattr_static(record.cls, name), (Hyperparameter, Setting))
 
 
 @each

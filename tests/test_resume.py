@@ -42,6 +42,10 @@ CONFIGURATIONS = {
     "tunable": lambda: kaf.NAdamW(weight_decay=0.1, tunable=["beta_1", "weight_decay"]),
     "rate": lambda: kaf.Nadam(0.8e-2, weight_decay=kaf.Decoupled(0.01)),
     "bfloat16": lambda: kaf.Adam(),
+    "before the switch": lambda: kaf.SWATS(0.01, switch_at=12),
+    "after the switch": lambda: kaf.SWATS(0.01, switch_at=6),
+    "switch in accumulation": lambda: kaf.SWATS(switch_at=3, gradient_accumulation_steps=4),
+    "switch of each variable": lambda: kaf.SWATS(switch_at=9, scope="variable"),
     "everything": lambda: everything(),
 }
 
@@ -141,6 +145,16 @@ def test_bit_for_bit(name, resumed):
     assert len(models[name].optimizer.variables) > 1
     config = json.loads((folder / f"{name}.json").read_text())
     assert config == json.loads(json.dumps(models[name].optimizer.get_config()))
+
+
+def test_the_switches_come_where_they_are_meant_to(resumed):
+    models, folder = resumed
+    meant = {"before the switch": (None, 12), "after the switch": (6, 6)}
+    meant["switch in accumulation"] = (None, 3)
+    for name, steps in meant.items():
+        at_the_break = keras.saving.load_model(folder / f"{name}.keras").optimizer
+        assert (at_the_break.switch_step, models[name].optimizer.switch_step) == steps
+    assert 9 in models["switch of each variable"].optimizer.switch_step.values()
 
 
 def test_the_second_half_matters(resumed):

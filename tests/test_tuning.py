@@ -21,6 +21,7 @@ from keras_adamfamily import registry, tuning
 from keras_adamfamily.tuning.leaderboard import verdict
 from keras_adamfamily.tuning.report import render
 from keras_adamfamily.tuning.study import Settings
+from keras_adamfamily.tuning.trial import facts_of
 
 QUIET = Console(quiet=True)
 LENGTH = {"batch_size": 16, "dataset_size": 64, "epochs": 2}
@@ -502,6 +503,7 @@ def written_study(directory, scores, direction="max", statuses=None):
                     cause=None if status == "ok" else f"ValueError: {HOSTILE}",
                     seconds=1.0,
                     curves={HOSTILE: [score]},
+                    facts={HOSTILE: HOSTILE},
                 )
             )
     return study
@@ -512,6 +514,39 @@ def test_report_escapes_what_it_shows(tmp_path):
     page = render(study)
     assert HOSTILE not in page
     assert "&lt;script&gt;alert" in page
+
+
+def test_report_shows_what_the_optimizers_found(tmp_path):
+    space = tuning.SearchSpace(["AdamW", "SWATS"], fix={"SWATS/switch_at": 3})
+    study = tune(tmp_path / "run", optimizers=space, max_trials=2, finalist_seeds=1)
+    for trial in study.trials:
+        if trial.optimizer == "AdamW":
+            assert trial.facts == {}
+            continue
+        assert trial.facts["switch step"] == 3 and trial.facts["SGD rate"] > 0
+        row = f"<td>SWATS</td><td>{trial.role} 0</td><td>{trial.score:.4g}</td><td>3</td>"
+        assert f"{row}<td>{trial.facts['SGD rate']:.4g}</td>" in render(study)
+    assert tuning.Study(study.directory).trials == study.trials
+
+
+def test_studies_from_before_there_were_facts_still_load(study, tmp_path):
+    (tmp_path / "study.json").write_bytes((study.directory / "study.json").read_bytes())
+    lines = (study.directory / "trials.jsonl").read_text().splitlines()
+    old = [{k: v for k, v in json.loads(line).items() if k != "facts"} for line in lines]
+    (tmp_path / "trials.jsonl").write_text("".join(json.dumps(line) + "\n" for line in old))
+    assert tuning.Study(tmp_path).trials == study.trials
+    assert "What the optimizers found" not in render(tuning.Study(tmp_path))
+
+
+def test_facts_of_any_optimizer():
+    class Curious(kaf.SGD):
+        def facts(self):
+            return {"step": 3, "rate": math.inf, "note": HOSTILE}
+
+    facts = {"step": 3, "rate": None, "note": HOSTILE}
+    assert facts_of(Curious()) == facts
+    assert facts_of(keras.optimizers.LossScaleOptimizer(Curious())) == facts
+    assert facts_of(keras.optimizers.SGD()) == facts_of(kaf.SGD()) == {}
 
 
 def test_verdict_names_a_winner_only_if_the_runs_tell(tmp_path):

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import keras_adamfamily as kaf
 from keras_adamfamily import registry
-from keras_adamfamily.hyperparameters import Hyperparameter, Option
+from keras_adamfamily.hyperparameters import Count, Hyperparameter, Option, Setting
 from keras_adamfamily.validation import (
     BETA,
     NON_NEGATIVE,
@@ -82,7 +82,13 @@ FLOATS = {
 
 #: Of every class: its other arguments, the argument, its minimum, whether None is accepted.
 INTEGERS = {
-    **{cls: [({}, *argument, True) for argument in BASE_INTEGERS] for cls in CLASSES},
+    **{
+        cls: [
+            *(({}, *argument, True) for argument in BASE_INTEGERS),
+            *(({}, n, found.minimum, found.optional) for n, found in declared(cls, Count).items()),
+        ]
+        for cls in CLASSES
+    },
     kaf.Normalized: [({"rate": 0.1, **DIVISION}, name, 1, False) for name in DIVISION],
     kaf.CosineWarmRestarts: [(RESTARTS, "first_cycle_steps", 1, False)],
     kaf.WarmupCosine: [(WARMUP, "total_steps", 1, False), (WARMUP, "warmup_steps", 0, False)],
@@ -192,7 +198,7 @@ class TestOtherArguments:
     def test_what_the_algorithm_fixes_is_no_argument(self, cls):
         """Such as AdamNC's beta_2 = 1 - 1/t: given, it is refused, and it is not listed."""
         inherited = {name for base in cls.__mro__[1:] for name in vars(base)}
-        kinds = (Hyperparameter, Option)
+        kinds = (Hyperparameter, Setting)
         for name in inherited:
             if isinstance(inspect.getattr_static(cls, name), kinds):
                 continue
@@ -226,7 +232,7 @@ class TestOtherArguments:
                     setattr(optimizer, name, value)
                 assert str(found.interval) in str(error.value)
             assert getattr(optimizer, name) == before
-        for name in declared(cls, Option):
+        for name in declared(cls, Setting):
             with pytest.raises(ValueError, match=f"`{name}`"):
                 setattr(optimizer, name, "x")
         for value in ("x", math.nan, -1.0):

@@ -76,6 +76,7 @@ def render(study: Study) -> str:
         *_curves(study),
         *_sensitivity(study),
         *_rate_by_decay(study),
+        *_facts(study),
         *_failures(study),
         *_method(study),
         *_environment(study),
@@ -160,6 +161,19 @@ def _rate_by_decay(study: Study) -> Iterable[str]:
             plot = _plot(figures.rate_by_decay(study, optimizer), f"decay-{index}")
             yield f"<div><h3>{escape(optimizer)}</h3>{plot}</div>"
         yield "</div>"
+
+
+def _facts(study: Study) -> Iterable[str]:
+    trials = [trial for trial in study.trials if trial.facts]
+    if trials:
+        names = list(dict.fromkeys(name for trial in trials for name in trial.facts))
+        cells = [
+            [trial.optimizer, f"{trial.role} {trial.number}", number(trial.score)]
+            + [number(trial.facts.get(name)) for name in names]
+            for trial in trials
+        ]
+        yield "<h2>What the optimizers found</h2>"
+        yield _table(["Optimizer", "Trial", study.settings.objective, *names], cells)
 
 
 def _failures(study: Study) -> Iterable[str]:

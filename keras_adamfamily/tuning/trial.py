@@ -12,6 +12,8 @@ import keras
 import keras_tuner
 import numpy as np
 
+from keras_adamfamily.base import FamilyOptimizer
+
 OK, DIVERGED, FAILED = "ok", "diverged", "failed"
 SEARCH, FINAL = "search", "final"
 
@@ -33,6 +35,7 @@ class TrialResult:
         cause: Why it diverged or failed, in one line.
         seconds: Wall time, compilation included.
         curves: `{"loss": [...], "val_loss": [...], ...}` by epoch, `None` for what is not finite.
+        facts: What the optimizer has found out, see `FamilyOptimizer.facts`.
     """
 
     optimizer: str
@@ -46,6 +49,7 @@ class TrialResult:
     cause: str | None
     seconds: float
     curves: dict[str, list[float | None]]
+    facts: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def short_hyperparameters(self) -> dict[str, Any]:
@@ -90,7 +94,7 @@ class Training:
         """
         start = time.perf_counter()
         recorder = _Recorder(self.objective.name)
-        status, score, cause = OK, None, None
+        status, score, cause, facts = OK, None, None, {}
         try:
             keras.backend.clear_session()
             gc.collect()
@@ -99,6 +103,7 @@ class Training:
             hp.values = {"optimizer": optimizer, **hyperparameters}
             model = hypermodel.build(hp)
             self.fit(model, recorder)
+            facts = facts_of(model.optimizer)
         except Exception as error:
             status, cause = FAILED, one_line(error)
         else:
@@ -118,6 +123,7 @@ class Training:
             cause=cause,
             seconds=round(time.perf_counter() - start, 3),
             curves=recorder.curves,
+            facts=facts,
         )
 
     def fit(self, model: keras.Model, *callbacks: keras.callbacks.Callback) -> None:
@@ -129,6 +135,17 @@ class Training:
             callbacks=list(callbacks),
             verbose=0,
         )
+
+
+def facts_of(optimizer: keras.optimizers.Optimizer) -> dict[str, Any]:
+    """The facts of an optimizer of the family, also inside loss scaling; `None` if not finite."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    if not isinstance(optimizer, FamilyOptimizer):
+        return {}
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in optimizer.facts().items()
+    }
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:

@@ -282,4 +282,10 @@ CASES = [
         (0.9900000001, 0.9847368423, 0.9810468054, 0.9781389834),
         gradients=FALLING,
     ),
+    Case(
+        "SWATS adam phase lr=.01 eps1e-9",
+        "SWATS",
+        dict(learning_rate=0.01, epsilon=1e-9),
+        (0.9900000032, 0.9936610379, 0.9902286274),
+    ),
 ]

@@ -3,8 +3,9 @@
     twin = Adam(learning_rate=0.01)
     theta = twin.step(theta, gradient)
 
-A twin optimizes one array of any shape. Its states start as the number 0 and take the shape of
-the first gradient. t = 1, 2, ... counts the updates, g is the gradient at theta_{t-1}.
+A twin optimizes one array of any shape; for one whose `whole_vector` is true that array is the
+vector of all weights of a model. Its states start as the number 0 and take the shape of the first
+gradient. t = 1, 2, ... counts the updates, g is the gradient at theta_{t-1}.
 """
 
 import math
@@ -43,6 +44,7 @@ class Twin:
     initial_learning_rate: float | None = None
 
     t = 0
+    whole_vector = False
 
     def step(self, theta, g, lr=None):
         """Return theta_t; a given `lr` takes the place of this step's learning rate."""
@@ -365,3 +367,56 @@ class NAdamW(Nadam):
     """Nadam as AlgoPerf reads it, its decay outside the moments."""
 
     schedule: str = "algoperf"
+
+
+@dataclass(kw_only=True)
+class SWATS(Twin):
+    """Adam, then SGD at the rate measured on Adam's steps   (Keskar & Socher 2017, Algorithm 1).
+
+    Adam: p = -lr sqrt(1 - b2^k) / (1 - b1^k) m / (sqrt(a) + eps);  w += p
+          if p.g != 0: gamma = p.p / -p.g;  lam = b2 lam + (1 - b2) gamma
+                       if k > 1 and |lam / (1 - b2^k) - gamma| < tolerance: Lambda, and SGD
+    SGD:  v = b1 v + g;  w -= (1 - b1) Lambda v
+    Not in the paper: Lambda > 0 is asked for, and scaled by lr_k / lr at the switch.
+    """
+
+    beta_1: float = 0.9
+    beta_2: float = 0.999
+    epsilon: float = 1e-9
+    tolerance: float = 1e-5
+    min_steps: int = 2
+    switch_at: int | None = None
+    scope: str = "global"
+
+    phase = "Adam"
+    m = a = v = lam = 0.0
+    gamma = Lambda = switch_lr = switch_step = None
+
+    @property
+    def whole_vector(self):
+        return self.scope == "global"
+
+    def update(self, g, lr):
+        b1, b2, k = self.beta_1, self.beta_2, self.t
+        if self.phase == "SGD":
+            self.v = b1 * self.v + g
+            return (1 - b1) * self.Lambda * lr / self.switch_lr * self.v
+        self.m = b1 * self.m + (1 - b1) * g
+        self.a = b2 * self.a + (1 - b2) * g**2
+        alpha = lr * math.sqrt(1 - b2**k) / (1 - b1**k)
+        p = -alpha * divide(self.m, np.sqrt(self.a) + self.epsilon)
+        if np.vdot(p, g) != 0:
+            self.gamma = np.vdot(p, p) / -np.vdot(p, g)
+            self.lam = b2 * self.lam + (1 - b2) * self.gamma
+            if self.is_time(k) and self.estimate() > 0:
+                self.phase, self.switch_step, self.switch_lr = "SGD", k, lr
+                self.Lambda = self.estimate()
+        return -p
+
+    def estimate(self):
+        return self.lam / (1 - self.beta_2**self.t)
+
+    def is_time(self, k):
+        if self.switch_at is not None:
+            return k >= self.switch_at
+        return k >= self.min_steps and abs(self.estimate() - self.gamma) < self.tolerance
