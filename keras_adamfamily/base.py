@@ -429,7 +429,8 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         for variable in trainable_variables:
             average = self._model_variables_moving_average[self._get_variable_index(variable)]
             if average is not None:
-                variable.assign(ops.cast(average, variable.dtype))
+                # A copy: on JAX the two would share a buffer, which the next step donates.
+                variable.assign(ops.copy(ops.cast(average, variable.dtype)))
 
     # Learning rate and weight decay.
 
