@@ -290,8 +290,7 @@ DOCUMENTED = [
     *(weight_decay.Decoupled, weight_decay.Normalized, weight_decay.L2),
     *(kaf.get, base.FamilyOptimizer.make_tunable, base.FamilyOptimizer.exclude_from_weight_decay),
     *(kaf.names, registry.find, base.FamilyOptimizer),
-    *(kaf.callbacks.SnapshotEnsemble, kaf.callbacks.SnapshotEnsemble.predict),
-    kaf.callbacks.EvaluateEMAWeights,
+    *(kaf.callbacks.SnapshotEnsemble, kaf.callbacks.EvaluateEMAWeights),
 ]
 
 
