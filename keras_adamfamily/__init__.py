@@ -9,6 +9,7 @@ from keras_adamfamily._backend import choose_installed_backend
 choose_installed_backend()
 
 # ruff: noqa: E402 - Keras reads its choice of backend when it is imported
+from keras_adamfamily import callbacks
 from keras_adamfamily._version import __version__
 from keras_adamfamily.base import FamilyOptimizer
 from keras_adamfamily.optimizers.adadelta import Adadelta
@@ -48,6 +49,7 @@ __all__ = [
     "CosineWarmRestarts",
     "WarmupCosine",
     "InverseSqrt",
+    "callbacks",
     "get",
     "names",
     "__version__",

@@ -486,7 +486,8 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
             average = self._model_variables_moving_average[index]
             if average is not None:
                 w = self.weight_of_average(ops.convert_to_tensor(average), self._traits[index])
-                variable.assign(ops.cast(w, variable.dtype))
+                # A copy: on JAX the two would share a buffer, which the next step donates.
+                variable.assign(ops.copy(ops.cast(w, variable.dtype)))
 
     # Learning rate and weight decay.
 

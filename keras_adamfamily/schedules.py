@@ -109,8 +109,9 @@ class CosineWarmRestarts(Schedule):
         self.peak_multiplier = check_float("peak_multiplier", peak_multiplier, UNIT)
         self._starts, self._lengths = _cycles(self.first_cycle_steps, self.cycle_multiplier)
 
-    def _locate(self, step):
-        """The cycle's index, its length, and the steps since its restart, in int32."""
+    def locate(self, step):
+        """The cycle that `step` lies in, as int32 tensors: its index, its length in steps, and the
+        steps since its restart."""
         step = ops.cast(step, "int32")
         listed = len(self._starts)
         passed = ops.expand_dims(step, -1) >= ops.array(self._starts[1:], "int32")
@@ -123,10 +124,10 @@ class CosineWarmRestarts(Schedule):
 
     def cycle_steps(self, step):
         """T_i in steps: the length of the cycle that `step` lies in, an int32 scalar tensor."""
-        return self._locate(step)[1]
+        return self.locate(step)[1]
 
     def value(self, step, dtype):
-        index, length, since = self._locate(step)
+        index, length, since = self.locate(step)
         index, length, since = (ops.cast(x, dtype) for x in (index, length, since))
         peak = self.initial_learning_rate
         if self.peak_multiplier != 1.0:

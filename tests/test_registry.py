@@ -292,6 +292,7 @@ DOCUMENTED = [
     *(weight_decay.Decoupled, weight_decay.Normalized, weight_decay.L2),
     *(kaf.get, base.FamilyOptimizer.make_tunable, base.FamilyOptimizer.exclude_from_weight_decay),
     *(kaf.names, registry.find, base.FamilyOptimizer),
+    *(kaf.callbacks.SnapshotEnsemble, kaf.callbacks.EvaluateEMAWeights),
 ]
 
 
@@ -305,7 +306,7 @@ def test_docstrings(subject):
         assert f"\n    {name}:" in text, f"{name} is not documented"
 
 
-@pytest.mark.parametrize("module", [kaf, base, registry, schedules, weight_decay])
+@pytest.mark.parametrize("module", [kaf, base, registry, schedules, weight_decay, kaf.callbacks])
 def test_examples_run(module):
     """Those in the modules' docstrings; the optimizers' are found below."""
     assert run_examples(module) > 0
