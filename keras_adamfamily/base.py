@@ -22,6 +22,7 @@ from keras import ops
 
 from keras_adamfamily import backends
 from keras_adamfamily.hyperparameters import Fixed, Hyperparameter, Setting
+from keras_adamfamily.numerics import lerp
 from keras_adamfamily.schedules import Schedule
 from keras_adamfamily.validation import (
     NON_NEGATIVE,
@@ -372,6 +373,13 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         if self.use_ema:
             self._update_averages()
 
+    def assign_add(self, variable, value) -> None:
+        """Adds to a variable; in place on PyTorch, where Keras makes a sum and copies it."""
+        if kernels is not None and kernels.available():
+            variable.value.data.add_(value)
+        else:
+            super().assign_add(variable, value)
+
     def update_step(self, gradient, variable, learning_rate) -> None:
         """Updates one variable by the rule and its weight decay, without clipping or averaging."""
         index = self._get_variable_index(variable)
@@ -460,7 +468,8 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
 
     def _update_averages(self) -> None:
         """Advances the weights' moving average; the first average is the first iterate."""
-        is_first = ops.equal(self.iterations, 0)
+        is_later = ops.cast(ops.not_equal(self.iterations, 0), self._widest_dtype)
+        weight = 1.0 - self.ema_momentum * is_later
         every = self.ema_overwrite_frequency
         for variable, average, traits in zip(
             self._trainable_variables,
@@ -470,11 +479,13 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         ):
             if average is None:
                 continue
-            w = ops.cast(ops.convert_to_tensor(variable), average.dtype)
-            old = ops.convert_to_tensor(average)
-            new = self.ema_momentum * old + (1 - self.ema_momentum) * w
-            new = ops.where(is_first, w, new)
-            self.assign(average, new)
+            w = backends.cast(variable, average.dtype)
+            if kernels is not None and kernels.available():
+                new = average.value.lerp_(w, backends.cast(weight, average.dtype))
+            else:
+                old = ops.convert_to_tensor(average)
+                new = lerp(old, w, backends.cast(weight, average.dtype))
+                self.assign(average, new)
             if every:
                 overwrite = ops.equal((self.iterations + 1) % every, 0)
                 w = ops.where(overwrite, self.weight_of_average(new, traits), w)
