@@ -1,97 +1,229 @@
-"""One optimizer step, ours against Keras's, on the backend that Keras is set to.
+"""One optimizer step against the memory-bandwidth floor, and against other libraries.
 
-    KERAS_BACKEND=jax python -m benchmarks.step
+    OMP_NUM_THREADS=2 OMP_WAIT_POLICY=PASSIVE KERAS_BACKEND=jax python -m benchmarks.step
 
-Prints the median time of Keras's step and the median ratio ours / Keras, both over interleaved
-rounds, for a small MLP (overhead) and for four big matrices (memory traffic). JAX and TensorFlow
-run compiled by XLA with donated buffers, PyTorch eagerly, as in `model.fit`.
+Every contender and the floor take turns in each round, so that what else the machine does meets all
+alike; a figure is the median over rounds of the time divided by the floor's in the same round, with
+the quartiles. The first step's time is mostly tracing and compiling. See `benchmarks/README.md`.
 """
 
+import argparse
+import json
+import math
+import os
+import platform
 import statistics
 import time
+from pathlib import Path
 
 import keras
-import numpy as np
-from keras import ops
 
 import keras_adamfamily as kaf
+from benchmarks.contenders import BACKEND, contenders
+from benchmarks.floor import mover
+from benchmarks.shapes import SHAPES
 
-SHAPES = {
-    "mlp": [(64, 128), (128,), (128, 128), (128,), (128, 10), (10,)],
-    "big4": [(1000, 1000)] * 4,
-}
-PAIRS = {
-    "SGD, momentum": ("SGD", {"momentum": 0.9}),
-    "Adam": ("Adam", {}),
+#: Label: our class, and Keras's common arguments around it.
+CASES = {
     "AdamW": ("AdamW", {}),
+    "Adam": ("Adam", {}),
+    "AMSGrad": ("AMSGrad", {}),
+    "SGD": ("SGD", {}),
     "Nadam": ("Nadam", {}),
-    "AdamW, average": ("AdamW", {"use_ema": True}),
-    "AdamW, global clip": ("AdamW", {"global_clipnorm": 1.0}),
-    "Adam, accumulate 4": ("Adam", {"gradient_accumulation_steps": 4}),
+    "Adagrad": ("Adagrad", {}),
+    "RMSprop": ("RMSprop", {}),
+    "Adadelta": ("Adadelta", {}),
+    "Adamax": ("Adamax", {}),
+    "NAdamW": ("NAdamW", {}),
+    "SGDW": ("SGDW", {}),
+    "AdamNC": ("AdamNC", {}),
+    "AdamW+ema": ("AdamW", {"use_ema": True}),
+    "AdamW+clipnorm": ("AdamW", {"clipnorm": 1.0}),
+    "AdamW+globalclip": ("AdamW", {"global_clipnorm": 1.0}),
+    "Adam+accumulate4": ("Adam", {"gradient_accumulation_steps": 4}),
 }
-ROUNDS, STEPS = 15, 4  # four steps, so that an accumulation comes to its update
+DEFAULT = ["AdamW", "AMSGrad", "SGD", "Nadam", "Adam+accumulate4"]
 
 
-def stepper(optimizer, shapes):
-    """A function that makes one step and waits for it."""
-    random = np.random.RandomState(0)
-    variables = [keras.Variable(random.randn(*s).astype("float32")) for s in shapes]
-    grads = [ops.convert_to_tensor(random.randn(*s).astype("float32")) for s in shapes]
-    optimizer.build(variables)
-    backend = keras.backend.backend()
-    if backend == "torch":
+def streams(case):
+    """Float32 numbers per parameter that a step has to read and to write, beside the gradient's.
+
+    A batch that only accumulates reads the gradient and the total, and writes the total: the mean
+    over four batches is about that of one plain step.
+    """
+    rule, around = CASES[case]
+    slots = len(getattr(kaf, rule)(**({"momentum": 0.9} if rule == "SGD" else {})).slots)
+    reads, writes = 2 + slots, 1 + slots
+    if "use_ema" in around:
+        reads, writes = reads + 1, writes + 1
+    if "clipnorm" in around or "global_clipnorm" in around:
+        reads += 1  # the norm comes first
+    return reads, writes
+
+
+def seconds(step, count):
+    start = time.perf_counter()
+    for _ in range(count):
+        step()
+    return (time.perf_counter() - start) / count
+
+
+def peak_memory(step):
+    """Bytes that a step needs beyond what is allocated before it; None where it can't be read."""
+    if BACKEND == "torch":
         import torch
 
-        @torch.no_grad()
-        def step():
-            optimizer.apply(grads, variables)
-
-    elif backend == "tensorflow":
-        import tensorflow as tf
-
-        @tf.function(jit_compile=True)
-        def compiled():
-            optimizer.apply(grads, variables)
-
-        def step():
-            compiled()
-            optimizer.iterations.numpy()  # waits
-
-    else:
-        import jax
-
-        def pure(state, values):
-            values, state = optimizer.stateless_apply(state, grads, values)
-            return state, values
-
-        compiled = jax.jit(pure, donate_argnums=(0, 1))
-        held = [[v.value for v in optimizer.variables], [v.value for v in variables]]
-
-        def step():
-            held[:] = jax.block_until_ready(compiled(*held))
-
-    return step
-
-
-def seconds(step):
-    start = time.perf_counter()
-    for _ in range(STEPS):
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            step()
+            return torch.cuda.max_memory_allocated() - before
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+        before = _status("VmRSS")
         step()
-    return (time.perf_counter() - start) / STEPS
+        return max(0, _status("VmHWM") - before)
+    except (OSError, KeyError):
+        return None
+
+
+def _status(key):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(dict(line.split(":", 1) for line in lines)[key].split()[0])
+
+
+def bytes_per_parameter(step, size):
+    """What XLA's own cost analysis says that the compiled step moves; JAX alone tells."""
+    if not hasattr(step, "lowered"):
+        return None
+    cost = step.lowered().compile().cost_analysis()
+    cost = cost[0] if isinstance(cost, list) else cost
+    return cost["bytes accessed"] / size
+
+
+def measure(case, shape_name, rounds):
+    """One record for each contender."""
+    rule, around = CASES[case]
+    shapes = SHAPES[shape_name]
+    size = sum(map(math.prod, shapes))
+    count = 4 if size > 1e6 and "accumulate" in case else 1 if size > 1e6 else 40
+    steps, first = {}, {}
+    for name, make in contenders(rule, **around).items():
+        steps[name] = make(shapes)
+        first[name] = seconds(steps[name], 1)
+    floor, kind = mover(size, *streams(case))
+    times = {name: [] for name in ("floor", *steps)}
+    for one in range(rounds + 1):
+        for name, step in {"floor": floor, **steps}.items():
+            elapsed = seconds(step, count)
+            if one:  # the first round warms up
+                times[name].append(elapsed)
+    records = []
+    for name, step in steps.items():
+        ratios = [t / f for t, f in zip(times[name], times["floor"], strict=True)]
+        low, ratio, high = statistics.quantiles(ratios, n=4)
+        median = statistics.median(times[name])
+        records.append(
+            {
+                "shape": shape_name,
+                "case": case,
+                "contender": name,
+                "ms": 1e3 * median,
+                "ratio": ratio,
+                "quartiles": [low, high],
+                "first_s": max(0.0, first[name] - median),
+                "peak_mb": (m := peak_memory(step)) and m / 1e6,
+                "bytes_per_parameter": bytes_per_parameter(step, size),
+                "floor": kind,
+                "floor_ms": 1e3 * statistics.median(times["floor"]),
+            }
+        )
+    return records
+
+
+def table(records):
+    def number(x, form):
+        return "-" if x is None else format(x, form)
+
+    for r in records:
+        low, high = r["quartiles"]
+        yield (
+            f"{r['shape']:9s}{r['case']:18s}{r['contender']:18s}{r['ms']:9.3f} ms "
+            f"{r['ratio']:6.2f} x floor ({low:.2f}-{high:.2f})  first {r['first_s']:5.1f} s  "
+            f"peak {number(r['peak_mb'], '.0f'):>5s} MB  "
+            f"XLA {number(r['bytes_per_parameter'], '.0f'):>3s} B/parameter"
+        )
+
+
+def draw(records, path):
+    """Bars of the ratio to the floor, one panel for each shape."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    shapes = list(dict.fromkeys(r["shape"] for r in records))
+    contenders = list(dict.fromkeys(r["contender"] for r in records))
+    figure, panels = plt.subplots(
+        len(shapes), figsize=(9, 2.6 * len(shapes)), squeeze=False, layout="constrained"
+    )
+    for panel, shape in zip(panels[:, 0], shapes, strict=True):
+        cases = list(dict.fromkeys(r["case"] for r in records if r["shape"] == shape))
+        for k, name in enumerate(contenders):
+            here = {r["case"]: r for r in records if (r["shape"], r["contender"]) == (shape, name)}
+            xs = [i + (k + 0.5) / (len(contenders) + 1) for i, c in enumerate(cases) if c in here]
+            rs = [here[c] for c in cases if c in here]
+            panel.bar(xs, [r["ratio"] for r in rs], 0.8 / len(contenders), label=name)
+        panel.axhline(1.0, color="black", linewidth=0.8)
+        panel.set_xticks([i + 0.5 for i in range(len(cases))], cases)
+        panel.set(
+            title=f"{shape}: one step, in units of the bandwidth floor", ylabel="times the floor"
+        )
+        panel.set_yscale("log")
+        panel.legend(fontsize="small", ncols=len(contenders))
+    figure.savefig(path, dpi=100)
+
+
+def machine():
+    names = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "XLA_FLAGS")
+    return {
+        "backend": BACKEND,
+        "keras": keras.__version__,
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        **{name: os.environ.get(name) for name in names},
+    }
 
 
 def main():
-    print(f"{keras.backend.backend()}: ours / Keras's, median of {ROUNDS} interleaved rounds")
-    for shape_name, shapes in SHAPES.items():
-        for label, (name, arguments) in PAIRS.items():
-            theirs = stepper(getattr(keras.optimizers, name)(**arguments), shapes)
-            ours = stepper(getattr(kaf, name)(**arguments), shapes)
-            for step in (theirs, ours):
-                seconds(step)
-            rounds = [(seconds(theirs), seconds(ours)) for _ in range(ROUNDS)]
-            keras_ms = 1e3 * statistics.median(theirs for theirs, _ in rounds)
-            ratio = statistics.median(ours / theirs for theirs, ours in rounds)
-            print(f"{shape_name:6s}{label:22s}Keras {keras_ms:8.3f} ms   ratio {ratio:5.2f}")
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--cases", default=",".join(DEFAULT), help=f"of {', '.join(CASES)}")
+    parser.add_argument("--shapes", default=",".join(SHAPES))
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--seconds", type=float, default=270, help="starts no case after that")
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"))
+    given = parser.parse_args()
+    start, records = time.perf_counter(), []
+    print(machine())
+    for shape in given.shapes.split(","):
+        for case in given.cases.split(","):
+            if time.perf_counter() - start > given.seconds:
+                print(f"out of time: {shape} {case} left out (--seconds)")
+                continue
+            new = measure(case, shape, given.rounds)
+            records += new
+            print(*table(new), sep="\n", flush=True)
+    given.out.mkdir(parents=True, exist_ok=True)
+    stem = given.out / f"step-{BACKEND}"
+    stem.with_suffix(".json").write_text(
+        json.dumps({"machine": machine(), "records": records}, indent=1)
+    )
+    try:
+        draw(records, stem.with_suffix(".png"))
+    except ImportError:
+        print("matplotlib is not installed: no picture")
+    print(f"written to {stem}.json and .png")
 
 
 if __name__ == "__main__":
