@@ -1,0 +1,43 @@
+"""The picture of games on one problem; needs matplotlib, which the extra `tuning` brings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from keras_adamfamily.regret.game import Result
+
+# Okabe and Ito's colors, told apart by color-blind readers.
+COLORS = ("#D55E00", "#CC79A7", "#E69F00", "#009E73", "#0072B2", "#56B4E9", "#999999", "#000000")
+
+
+def draw(results: Sequence[Result], title: str) -> Figure:
+    """Average regret and iterates of several optimizers, whose x is a scalar, by rounds."""
+    figure = Figure(figsize=(10, 4.2), layout="constrained", dpi=110)
+    figure.suptitle(title, fontweight="bold")
+    regret, iterate = figure.subplots(1, 2)
+    for i, result in enumerate(results):
+        color = COLORS[i % len(COLORS)]
+        label = f"{result.optimizer}: {result.average_regret[-1]:.3g}"
+        regret.plot(result.rounds, result.average_regret, color=color, label=label)
+        iterate.plot(result.rounds, result.means, color=color, label=result.optimizer)
+        iterate.fill_between(
+            result.rounds, result.minima, result.maxima, color=color, alpha=0.2, linewidth=0
+        )
+    regret.set(title="Average regret, which has to go to 0", ylabel="R / T")
+    regret.set_yscale("log", nonpositive="mask")
+    iterate.set(title="Iterates: mean and range in a cycle", ylabel="x")
+    for axes in (regret, iterate):
+        axes.set(xlabel="rounds T", xscale="log")
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False)
+    return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Writes a picture, with its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
