@@ -5,13 +5,16 @@ BACKEND ?= jax
 SETUP = $(PYTHON) quickstart.py setup --backend $(BACKEND)
 BIN = .venv/$(BACKEND)/bin
 
-.PHONY: tune test lint format wheel clean
+.PHONY: tune test docs lint format wheel clean
 
 tune:
 	$(PYTHON) quickstart.py tune --backend $(BACKEND)
 
 test:
 	$(PYTHON) quickstart.py test --backend $(BACKEND)
+
+docs:
+	$(PYTHON) quickstart.py docs --backend $(BACKEND)
 
 lint:
 	$(SETUP)
@@ -29,4 +32,5 @@ wheel:
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf docs/_build docs/generated
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -3,6 +3,7 @@
     python3 quickstart.py           search learning rate and weight decay, for several
                                     optimizers, on scikit-learn's digits
     python3 quickstart.py test      run the tests
+    python3 quickstart.py docs      build the documentation in docs/_build/html
     python3 quickstart.py setup     set up for development, and say how to activate
 
 Each first brings the virtual environment `.venv/<backend>` of this checkout up to date, which
@@ -35,6 +36,7 @@ if sys.version_info < (3, 11):  # noqa: UP036 - this file is what meets the olde
 
 ROOT = Path(__file__).resolve().parent
 SOURCES = ("setup.cfg", "pyproject.toml", "constraints.txt", "keras_adamfamily/_version.py")
+DOCS = "-m sphinx -W --keep-going -q docs docs/_build/html"
 SEARCH = "tune --task digits --optimizers adamw,nadamw,sgdw --out runs/digits"
 OFFLINE = re.compile(
     "NameResolutionError|NewConnectionError|ConnectTimeout|ReadTimeout|ProxyError|Max retries"
@@ -54,7 +56,9 @@ def extra_of(backend: str) -> str:
 def extras_for(command: str, backend: str) -> set[str]:
     """The extras that a command needs. Optax comes where it does not bring another backend."""
     extras = {extra_of(backend), "tuning"}
-    if command != "tune":
+    if command == "docs":
+        extras.add("docs")
+    elif command != "tune":
         extras.add("dev")
         if backend == "jax":
             extras.add("oracles")
@@ -182,7 +186,8 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("command", nargs="?", default="tune", choices=("tune", "test", "setup"))
+    commands = ("tune", "test", "docs", "setup")
+    parser.add_argument("command", nargs="?", default="tune", choices=commands)
     parser.add_argument("--backend", default="jax", choices=("jax", "tensorflow", "torch"))
     options = parser.parse_args(arguments[:split])
 
@@ -207,6 +212,8 @@ def main(arguments: list[str]) -> int:
     if options.command == "test":
         env.setdefault("OMP_NUM_THREADS", "1")  # two workers share the cores
         return run([str(environment.python), "-m", "pytest", "-n", "2", *passed_on], env)
+    if options.command == "docs":
+        return run([str(environment.python), *DOCS.split(), *passed_on], env)
     name = "adamfamily.exe" if os.name == "nt" else "adamfamily"
     return run([str(environment.scripts / name), *SEARCH.split(), *passed_on], env)
 

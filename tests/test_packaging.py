@@ -220,7 +220,7 @@ def test_a_moved_or_damaged_environment_is_made_anew(checkout, quickstart):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_each_environment_has_its_own_backend_alone(quickstart, setup_cfg, backend):
-    for command in ("tune", "test", "setup"):
+    for command in ("tune", "test", "docs", "setup"):
         extras = quickstart.extras_for(command, backend)
         assert extras <= set(setup_cfg["options.extras_require"])
         for other in set(BACKENDS) - {backend}:

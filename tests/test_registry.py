@@ -1,6 +1,5 @@
 """Every algorithm is found, documented, and comes back from its configuration as it was."""
 
-import doctest
 import inspect
 import json
 import pathlib
@@ -304,25 +303,3 @@ def test_docstrings(subject):
         assert "Raises:\n" in text
     for name in set(parameters) - {"self", "args", "names", "kwargs", "unknown", "name"}:
         assert f"\n    {name}:" in text, f"{name} is not documented"
-
-
-@pytest.mark.parametrize("module", [kaf, base, registry, schedules, weight_decay, kaf.callbacks])
-def test_examples_run(module):
-    """Those in the modules' docstrings; the optimizers' are found below."""
-    assert run_examples(module) > 0
-
-
-@each
-def test_the_algorithms_example_runs(record):
-    assert run_examples(inspect.getmodule(record.cls), record.name) > 0
-
-
-def run_examples(module, name=None):
-    """How many of a module's examples (or of one class's in it) ran; all must say what is true."""
-    runner = doctest.DocTestRunner(optionflags=doctest.FAIL_FAST)
-    for test in doctest.DocTestFinder().find(module, globs={}):
-        if name is None or test.name.endswith(f".{name}"):
-            runner.run(test)
-    results = runner.summarize()
-    assert results.failed == 0
-    return results.attempted
