@@ -11,6 +11,7 @@ choose_installed_backend()
 # ruff: noqa: E402 - Keras reads its choice of backend when it is imported
 from keras_adamfamily._version import __version__
 from keras_adamfamily.base import FamilyOptimizer
+from keras_adamfamily.logits import BatchNormalizedLogits, LogitRegularizer
 from keras_adamfamily.optimizers.adadelta import Adadelta
 from keras_adamfamily.optimizers.adagrad import Adagrad
 from keras_adamfamily.optimizers.adam import Adam
@@ -18,10 +19,12 @@ from keras_adamfamily.optimizers.adamax import Adamax
 from keras_adamfamily.optimizers.adamw import AdamW
 from keras_adamfamily.optimizers.amsgrad import AdamNC, AMSGrad
 from keras_adamfamily.optimizers.nadam import Nadam, NAdamW
+from keras_adamfamily.optimizers.ndadam import NDAdam
 from keras_adamfamily.optimizers.rmsprop import RMSprop
 from keras_adamfamily.optimizers.sgd import SGD, SGDW
 from keras_adamfamily.registry import get, names
 from keras_adamfamily.schedules import CosineWarmRestarts, InverseSqrt, WarmupCosine
+from keras_adamfamily.vectors import weight_vectors
 from keras_adamfamily.weight_decay import L2, Decoupled, Normalized
 
 __all__ = [
@@ -37,6 +40,7 @@ __all__ = [
     "AMSGrad",
     "AdamNC",
     "AdamW",
+    "NDAdam",
     "FamilyOptimizer",
     "Decoupled",
     "Normalized",
@@ -44,6 +48,9 @@ __all__ = [
     "CosineWarmRestarts",
     "WarmupCosine",
     "InverseSqrt",
+    "BatchNormalizedLogits",
+    "LogitRegularizer",
+    "weight_vectors",
     "get",
     "names",
     "__version__",

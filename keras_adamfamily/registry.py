@@ -23,6 +23,7 @@ from keras_adamfamily.optimizers.adamax import Adamax
 from keras_adamfamily.optimizers.adamw import AdamW
 from keras_adamfamily.optimizers.amsgrad import AdamNC, AMSGrad
 from keras_adamfamily.optimizers.nadam import Nadam, NAdamW
+from keras_adamfamily.optimizers.ndadam import NDAdam
 from keras_adamfamily.optimizers.rmsprop import RMSprop
 from keras_adamfamily.optimizers.sgd import SGD, SGDW
 
@@ -146,6 +147,13 @@ RECORDS: tuple[Record, ...] = (
         "Loshchilov and Hutter 2017, arXiv:1711.05101",
         "Adam's weak regularization: decay apart from the gradient",
         _ADAPTIVE,
+    ),
+    Record(
+        NDAdam,
+        "Zhang, Ma, Li and Wu 2017, arXiv:1709.04546",
+        "Adam's stray directions: unit weight vectors, turned by a set angle",
+        _ADAPTIVE,
+        aliases=("normalizeddirectionpreservingadam",),
     ),
 )
 

@@ -62,6 +62,11 @@ VARIANTS = {
     ],
     "AdamNC": [{"beta_1_decay": 0.9}, {"epsilon": 1e-3}],
     "AdamW": [{"beta_2": 0.95, "epsilon": 1e-6}],
+    "NDAdam": [
+        {"vectors": {"w0": 0}},
+        {"vectors": {"w0": 1}, "epsilon": 0.0, "vector_multiplier": 7.0},
+        {"vectors": {"w0": 0}, "normalize_on_build": False, "epsilon_form": "hat"},
+    ],
 }
 FORMS = [
     pytest.param(name, form, id=f"{name}-{'-'.join(map(str, form.values())) or 'default'}")
@@ -87,6 +92,8 @@ def follow(twin, start, gradients):
     import copy
 
     copies = [copy.deepcopy(twin) for _ in start]
+    for i, each in enumerate(copies):
+        each.name = f"w{i}"
     theta, weights = list(start), []
     for grads in gradients:
         theta = [t.step(w, g) for t, w, g in zip(copies, theta, grads, strict=True)]
@@ -316,6 +323,7 @@ class TestGradients:
         "AMSGrad": {},
         "AdamNC": {},
         "AdamW": {"epsilon": 0.0},
+        "NDAdam": {"epsilon": 0.0, "vectors": {"w0": 0}},
     }
 
     @pytest.mark.parametrize("name", NAMES)

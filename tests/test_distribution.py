@@ -16,6 +16,7 @@ SETTINGS = {
     "average": lambda: kaf.Adam(0.01, use_ema=True, ema_overwrite_frequency=3),
     "global clipping": lambda: kaf.Adam(0.01, global_clipnorm=0.1),
     "accumulation": lambda: kaf.AdamW(0.01, gradient_accumulation_steps=3),
+    "weight vectors": lambda: kaf.NDAdam(0.001, use_ema=True, ema_overwrite_frequency=3),
     "restarts": lambda: kaf.SGDW(
         kaf.CosineWarmRestarts(0.05, 4),
         weight_decay=kaf.Normalized(

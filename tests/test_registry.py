@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import keras_adamfamily as kaf
-from keras_adamfamily import base, registry, schedules, weight_decay
+from keras_adamfamily import base, logits, registry, schedules, vectors, weight_decay
 from keras_adamfamily.hyperparameters import Hyperparameter, Option
 from tests.reference import twins
 
@@ -290,6 +290,7 @@ DOCUMENTED = [
     *(weight_decay.Decoupled, weight_decay.Normalized, weight_decay.L2),
     *(kaf.get, base.FamilyOptimizer.make_tunable, base.FamilyOptimizer.exclude_from_weight_decay),
     *(kaf.names, registry.find, base.FamilyOptimizer),
+    *(kaf.weight_vectors, kaf.LogitRegularizer, kaf.BatchNormalizedLogits),
 ]
 
 
@@ -303,7 +304,7 @@ def test_docstrings(subject):
         assert f"\n    {name}:" in text, f"{name} is not documented"
 
 
-@pytest.mark.parametrize("module", [kaf, base, registry, schedules, weight_decay])
+@pytest.mark.parametrize("module", [kaf, base, logits, registry, schedules, vectors, weight_decay])
 def test_examples_run(module):
     """Those in the modules' docstrings; the optimizers' are found below."""
     assert run_examples(module) > 0
