@@ -12,6 +12,7 @@ choose_installed_backend()
 from keras_adamfamily import callbacks
 from keras_adamfamily._version import __version__
 from keras_adamfamily.base import FamilyOptimizer
+from keras_adamfamily.logits import BatchNormalizedLogits, LogitRegularizer
 from keras_adamfamily.optimizers.adadelta import Adadelta
 from keras_adamfamily.optimizers.adagrad import Adagrad
 from keras_adamfamily.optimizers.adam import Adam
@@ -20,11 +21,13 @@ from keras_adamfamily.optimizers.adamw import AdamW
 from keras_adamfamily.optimizers.adopt import ADOPT
 from keras_adamfamily.optimizers.amsgrad import AdamNC, AMSGrad
 from keras_adamfamily.optimizers.nadam import Nadam, NAdamW
+from keras_adamfamily.optimizers.ndadam import NDAdam
 from keras_adamfamily.optimizers.rmsprop import RMSprop
 from keras_adamfamily.optimizers.sgd import SGD, SGDW
 from keras_adamfamily.optimizers.swats import SWATS
 from keras_adamfamily.registry import get, names
 from keras_adamfamily.schedules import CosineWarmRestarts, InverseSqrt, WarmupCosine
+from keras_adamfamily.vectors import weight_vectors
 from keras_adamfamily.weight_decay import L2, Decoupled, Normalized
 
 __all__ = [
@@ -42,6 +45,7 @@ __all__ = [
     "ADOPT",
     "AdamW",
     "SWATS",
+    "NDAdam",
     "FamilyOptimizer",
     "Decoupled",
     "Normalized",
@@ -50,6 +54,9 @@ __all__ = [
     "WarmupCosine",
     "InverseSqrt",
     "callbacks",
+    "BatchNormalizedLogits",
+    "LogitRegularizer",
+    "weight_vectors",
     "get",
     "names",
     "__version__",

@@ -39,6 +39,7 @@ __all__ = [
     "maximum",
     "merge_rows",
     "on_each_device",
+    "replace_now",
 ]
 
 
@@ -115,6 +116,23 @@ def colocated(variable):
     if BACKEND == "tensorflow":
         return tf.distribute.get_strategy().extended.colocate_vars_with(_native(variable))
     return contextlib.nullcontext()
+
+
+def replace_now(variable, function) -> None:
+    """Assigns `function(variable)` at once, also where TensorFlow is tracing the first step.
+
+    It leaves variables that are only created by that trace, and those seen from within a replica.
+    """
+    if BACKEND == "tensorflow":
+        with tf.init_scope():
+            is_whole = not tf.distribute.has_strategy() or tf.distribute.in_cross_replica_context()
+            if is_whole and _native(variable).is_initialized():
+                variable.assign(function(tf.convert_to_tensor(variable)))
+    elif BACKEND == "torch":
+        with torch.no_grad():
+            variable.assign(function(variable.value))
+    else:
+        variable.assign(function(variable.value))
 
 
 def is_sparse(tensor) -> bool:

@@ -142,7 +142,7 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
     scalar_slots: dict[str, float] = {}
     #: Whether the rule's operations keep a sparse gradient sparse; others get a dense one.
     handles_sparse_gradients = False
-    #: Arguments that `traits` depends on: what was saved is used again only while they are equal.
+    #: Arguments that decide on `traits`: saved ones are only used again while these are the same.
     traits_follow_from = ("weight_decay_exclude",)
     #: PyTorch's way to run the rule; made by `build`.
     _kernels = None
@@ -197,14 +197,13 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
             ),
             name=name,
         )
-        vars(self)["_tunables"] = {}
+        vars(self).update(_tunables={}, _saved_traits=[])  # where Keras's tracking does not look
         self._requested_tunable = ()
         self._given_learning_rate = _checked_learning_rate(learning_rate)
         self.initial_learning_rate = initial_learning_rate
         self.weight_decay = weight_decay
         self._excluded_patterns = _patterns("weight_decay_exclude", weight_decay_exclude)
         self._excluded_variables = {}
-        self._saved_traits = None
         self._request_tunable(tunable)
         if keras.config.floatx() in ("bfloat16", "float16"):
             self._hold_learning_rate_in("float32")
@@ -219,13 +218,13 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         """The shape of one slot of `variable`: the variable's own, unless the rule keeps less."""
         return tuple(variable.shape)
 
-    def traits(self, variable) -> dict[str, Any]:
-        """What the rule knows about one variable when it is built, as attributes of `s`.
+    def traits(self, variables) -> list[dict[str, Any]]:
+        """What the rule knows about each variable when it is built, as attributes of `s`.
 
         Values that JSON can hold, such as the axes of a norm: constants of the compiled step, saved
-        with the optimizer. With `"decays": False` the variable takes no weight decay.
+        with the optimizer. With `"decays": False` a variable takes no weight decay.
         """
-        return {}
+        return [{} for _ in variables]
 
     def survey(self, grads, weights, states, c) -> tuple[dict[str, Any], dict[str, Any]]:
         """A first pass over the whole model, before any weight moves.
@@ -271,10 +270,7 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
             for name in self._declared(Hyperparameter)
             if not self.is_tunable(name)
         }
-        self._traits = self._recalled_traits(variables) or [
-            {"decays": self._use_weight_decay(variable), **self.traits(variable)}
-            for variable in variables
-        ]
+        self._set_traits(variables)
         self._scalar_state = {
             name: self._add_scalar(name, value, widest) for name, value in self.scalar_slots.items()
         }
@@ -289,12 +285,18 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         if kernels is not None:
             vars(self)["_kernels"] = kernels.Kernels(self)
 
-    def _recalled_traits(self, variables) -> list[dict[str, Any]] | None:
-        """The traits as they were saved, if for such variables: Keras may load a model under other
-        paths than it was built with."""
-        saved = self._saved_traits or []
-        known = [tuple(entry["shape"]) for entry in saved] == [tuple(v.shape) for v in variables]
-        return [entry["traits"] for entry in saved] if known else None
+    def _set_traits(self, variables) -> None:
+        """What is known of each variable; as it was saved, if for such variables, since Keras may
+        load a model under other paths than it was built with."""
+        shapes = [tuple(variable.shape) for variable in variables]
+        if [tuple(entry["shape"]) for entry in self._saved_traits] == shapes:
+            traits = [entry["traits"] for entry in self._saved_traits]
+        else:
+            traits = [
+                {"decays": self._use_weight_decay(variable), **found}
+                for variable, found in zip(variables, self.traits(variables), strict=True)
+            ]
+        vars(self)["_traits"] = traits
 
     def add_variable_from_reference(self, reference_variable, name=None, initializer="zeros"):
         """State of the shape and layout of `reference_variable`, in float32 at least."""
@@ -706,7 +708,7 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
                 {"shape": list(variable.shape), "traits": traits}
                 for variable, traits in zip(self._trainable_variables, self._traits, strict=True)
             ]
-        if any(entry["traits"] != {"decays": True} for entry in variables or ()):
+        if any(entry["traits"] != {"decays": True} for entry in variables):
             given = {name: config[name] for name in self.traits_follow_from}
             config["traits"] = {"given": given, "variables": variables}
         return config
@@ -721,7 +723,7 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         traits = config.pop("traits", None)
         optimizer = super().from_config(config, custom_objects)
         if traits and traits["given"].items() <= optimizer.get_config().items():
-            optimizer._saved_traits = traits["variables"]
+            vars(optimizer)["_saved_traits"] = traits["variables"]
         return optimizer
 
     def save_own_variables(self, store) -> None:

@@ -24,6 +24,7 @@ from keras_adamfamily.optimizers.adamw import AdamW
 from keras_adamfamily.optimizers.adopt import ADOPT
 from keras_adamfamily.optimizers.amsgrad import AdamNC, AMSGrad
 from keras_adamfamily.optimizers.nadam import Nadam, NAdamW
+from keras_adamfamily.optimizers.ndadam import NDAdam
 from keras_adamfamily.optimizers.rmsprop import RMSprop
 from keras_adamfamily.optimizers.sgd import SGD, SGDW
 from keras_adamfamily.optimizers.swats import SWATS
@@ -160,6 +161,13 @@ RECORDS: tuple[Record, ...] = (
         "Keskar and Socher 2017, arXiv:1712.07628",
         "Adam's start, SGD's end: switches to SGD at a rate it learns",
         _ADAPTIVE,
+    ),
+    Record(
+        NDAdam,
+        "Zhang, Ma, Li and Wu 2017, arXiv:1709.04546",
+        "Adam's stray directions: unit weight vectors, turned by a set angle",
+        _ADAPTIVE,
+        aliases=("normalizeddirectionpreservingadam",),
     ),
 )
 

@@ -71,6 +71,11 @@ VARIANTS = {
         {"tolerance": 1.0, "min_steps": 4},
         {"tolerance": 1.0, "scope": "variable"},
     ],
+    "NDAdam": [
+        {"vectors": {"w0": 0}},
+        {"vectors": {"w0": 1}, "epsilon": 0.0, "vector_multiplier": 7.0},
+        {"vectors": {"w0": 0}, "normalize_on_build": False, "epsilon_form": "hat"},
+    ],
 }
 FORMS = [
     pytest.param(name, form, id=f"{name}-{'-'.join(map(str, form.values())) or 'default'}")
@@ -96,6 +101,8 @@ def follow(twin, start, gradients):
     import copy
 
     copies = [copy.deepcopy(twin) for _ in start]
+    for i, each in enumerate(copies):
+        each.name = f"w{i}"
     theta, weights = list(start), []
     for grads in gradients:
         if twin.whole_vector:
@@ -354,6 +361,7 @@ class TestGradients:
         "ADOPT": {"epsilon": 0.0},
         "AdamW": {"epsilon": 0.0},
         "SWATS": {"epsilon": 0.0, "tolerance": 0.0},  # its phase of Adam
+        "NDAdam": {"epsilon": 0.0, "vectors": {"w0": 0}},
     }
 
     @pytest.mark.parametrize("name", NAMES)

@@ -18,6 +18,7 @@ SETTINGS = {
     "accumulation": lambda: kaf.AdamW(0.01, gradient_accumulation_steps=3),
     "switch": lambda: kaf.SWATS(0.01, switch_at=5),
     "switch of each variable": lambda: kaf.SWATS(0.01, switch_at=5, scope="variable"),
+    "weight vectors": lambda: kaf.NDAdam(0.001, use_ema=True, ema_overwrite_frequency=3),
     "restarts": lambda: kaf.SGDW(
         kaf.CosineWarmRestarts(0.05, 4),
         weight_decay=kaf.Normalized(

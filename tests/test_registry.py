@@ -292,6 +292,7 @@ DOCUMENTED = [
     *(kaf.get, base.FamilyOptimizer.make_tunable, base.FamilyOptimizer.exclude_from_weight_decay),
     *(kaf.names, registry.find, base.FamilyOptimizer),
     *(kaf.callbacks.SnapshotEnsemble, kaf.callbacks.EvaluateEMAWeights),
+    *(kaf.weight_vectors, kaf.LogitRegularizer, kaf.BatchNormalizedLogits),
 ]
 
 

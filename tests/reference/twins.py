@@ -45,6 +45,7 @@ class Twin:
 
     t = 0
     whole_vector = False
+    name = ""  # of the array, for rules that treat arrays differently
 
     def step(self, theta, g, lr=None):
         """Return theta_t; a given `lr` takes the place of this step's learning rate."""
@@ -213,6 +214,39 @@ class Adam(Twin):
 @dataclass(kw_only=True)
 class AdamW(Adam):
     """Adam whose decay stays outside the moments   (Loshchilov & Hutter 2019, Algorithm 2)."""
+
+
+@dataclass(kw_only=True)
+class NDAdam(Adam):
+    """Adam on unit vectors, one v for each of them   (Zhang, Ma, Li & Wu 2017, Algorithm 1).
+
+    w = w / ||w|| at first;  g = g - (g.w) w;  v = b2 v + (1 - b2) ||g||^2
+    w -= mult * lr m_hat / (sqrt(v_hat) + eps);  w = w / ||w||
+    `vectors` maps names of arrays to the axis that their vectors run along; others have plain Adam.
+    """
+
+    vector_multiplier: float = 50.0
+    vectors: dict | None = None
+    normalize_on_build: bool = True
+
+    def step(self, theta, g, lr=None):
+        axis = (self.vectors or {}).get(self.name)
+        if axis is None:
+            return super().step(theta, g, lr)
+        w = np.asarray(theta, np.float64)
+        if self.t == 0 and self.normalize_on_build:
+            w = w / np.linalg.norm(w, axis=axis, keepdims=True)
+        alpha = self.vector_multiplier * (self.rate(self.t) if lr is None else lr)
+        self.t += 1
+        b1 = self.beta_1 * self.beta_1_decay ** (self.t - 1)
+        b2 = self.beta_2
+        g = g - (g * w).sum(axis, keepdims=True) * w
+        self.m = b1 * self.m + (1 - b1) * g
+        self.v = b2 * self.v + (1 - b2) * np.linalg.norm(g, axis=axis, keepdims=True) ** 2
+        correction_1, correction_2 = self.corrections()
+        root = np.sqrt(self.v / correction_2) + self.outer_epsilon()
+        w = w - alpha * divide(self.m / correction_1, root)
+        return w / np.linalg.norm(w, axis=axis, keepdims=True)
 
 
 @dataclass(kw_only=True)
