@@ -17,7 +17,7 @@ pytest.importorskip("typer")
 pytest.importorskip("keras_tuner")
 
 import keras_adamfamily as kaf
-from keras_adamfamily import cli
+from keras_adamfamily import cli, regret
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -110,6 +110,42 @@ def test_tune_and_report(folder, monkeypatch, capsys):
     assert (folder / "a[b]" / "report.html").read_text("utf-8") == page
 
 
+def test_regret_prints_a_table_and_draws_it(folder, monkeypatch, capsys):
+    arguments = ["regret", "--problem", "period-3", "--optimizers", "adam,SGD", "--rounds", "1000"]
+    code, out, err = run(monkeypatch, capsys, *arguments)
+    assert (code, err) == (0, "")
+    rows = [line.split() for line in out.splitlines()]
+    (adam,) = (row for row in rows if row[:1] == ["Adam"])
+    (sgd,) = (row for row in rows if row[:1] == ["SGD"])
+    assert adam[-4:] == ["0.6748", "+0.999", "worst", "point"]
+    assert sgd[1] == "0.5563" and sgd[-2:] == ["best", "point"]
+    assert "R/T at 1e3" in out and "slope 3 where t mod 3 = 1" in out
+    assert out.replace(os.sep, "/").endswith("runs/regret/period-3.png\n")
+    assert (folder / "runs" / "regret" / "period-3.png").stat().st_size > 10_000
+
+
+def test_regret_settings_and_json(folder, monkeypatch, capsys):
+    """Options reach the optimizers that take them; JSON alone leaves no file behind."""
+    before = sorted(folder.iterdir())
+    arguments = ["regret", "--optimizers", "adam,adamnc", "--rounds", "50", "--start", "0.5"]
+    arguments += ["--learning-rate", "0.01", "--schedule", "constant", "--beta-1", "0", "--json"]
+    code, out, _ = run(monkeypatch, capsys, *arguments, "--beta-2", "0.5")
+    adam, adamnc = json.loads(out)
+    assert code == 0 and sorted(folder.iterdir()) == before
+    assert (adam["optimizer"], adamnc["optimizer"]) == ("Adam", "AdamNC")
+    costs = regret.PROBLEMS["period-101"].costs(0)
+    for described, optimizer in (
+        (adam, kaf.Adam(0.01, beta_1=0.0, beta_2=0.5)),
+        (adamnc, kaf.AdamNC(0.01, beta_1=0.0)),
+    ):
+        assert described == regret.play(optimizer, costs, 50, start=0.5).to_dict()
+    draws = [
+        run(monkeypatch, capsys, *arguments, "--problem", "stochastic", "--seed", seed)[1]
+        for seed in ("0", "0", "7")
+    ]
+    assert draws[0] == draws[1] != draws[2]
+
+
 USER = ["tune", "tiny:build_model", "--data", "tiny:load_data"]
 
 
@@ -136,6 +172,15 @@ USER = ["tune", "tiny:build_model", "--data", "tiny:load_data"]
         ([*USER, "--out", "tiny.py/runs"], 2, "tiny.py/runs: Not a directory"),
         ([*USER, "--out", "."], 2, "holds files that are not a study"),
         (["report", "nowhere"], 2, "must be the folder of a study"),
+        (["regret", "--problem", "7"], 2, "must be one of period-3, period-101, stochastic, not"),
+        (["regret", "--optimizers", "adamm"], 2, "Unknown optimizer 'adamm'. Did you mean Adam"),
+        (["regret", "--optimizers", ","], 2, "--optimizers must name at least one"),
+        (["regret", "--rounds", "0"], 2, "`rounds` must be an integer >= 1"),
+        (["regret", "--start", "2"], 2, "`start` must be in the box [-1.0, 1.0]"),
+        (["regret", "--seed", "-1", "--problem", "stochastic"], 2, "`seed` must be an integer"),
+        (["regret", "--schedule", "cosine"], 2, "`schedule` must be one of 'inverse-sqrt'"),
+        (["regret", "--beta-2", "1"], 2, "`beta_2` must be a float between [0, 1)"),
+        (["regret", "--rounds", "9", "--out", "tiny.py/a.png"], 2, "tiny.py: File exists"),
         (["tune", "tiny:broken_model", *USER[2:]], 1, "ValueError: a layer is"),
         ([*USER[:3], "tiny:broken_data"], 1, "OSError: the disk is gone"),
         ([*USER[:3], "tiny:no_pair"], 1, "load_data must return (x_train, y_train)"),
