@@ -67,7 +67,7 @@ def draw(record: registry.Record, other: registry.Record, theme: str, own, plain
     ink, grey = INK[theme], GREY[theme]
     name, factor = record.name, _factor(own[0])
     label = name if factor == 1 else f"{name} ({factor}x enlarged)"
-    color = COLORS.get(name, "#D55E00")
+    color = COLORS.get(name, "#882255")
     if len(set(to_rgb(color))) == 1:  # a grey, which is the other's colour here
         color = ink
     style = {

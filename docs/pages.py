@@ -18,6 +18,7 @@ import pkgutil
 import re
 import textwrap
 import types
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -132,10 +133,11 @@ def targets() -> dict[str, str]:
 
 
 def _methods(cls) -> dict[str, Any]:
-    """Methods and properties that a class itself defines and documents; for an algorithm, those
-    that its family does not have."""
-    known = dir(kaf.FamilyOptimizer) if cls is not kaf.FamilyOptimizer else ()
-    kinds = (types.FunctionType, classmethod, property, functools.cached_property)
+    """Methods and properties that a class itself defines and documents; of an algorithm, only the
+    properties that its family does not have."""
+    kinds, known = (types.FunctionType, classmethod, property, functools.cached_property), ()
+    if issubclass(cls, kaf.FamilyOptimizer) and cls is not kaf.FamilyOptimizer:
+        kinds, known = (property,), dir(kaf.FamilyOptimizer)
     return {
         name: member
         for name, member in vars(cls).items()
@@ -176,11 +178,10 @@ def table(header: tuple[str, ...], rows) -> str:
     )
 
 
-def example(docstring: Docstring) -> str:
-    """The docstring's example, as code, without what only its test needs."""
-    lines = docstring.sections["Example"].splitlines()
-    lines = [re.sub(r" *# doctest: .*", "", line) for line in lines]
-    return "```pycon\n" + "\n".join(line for line in lines if line != "...") + "\n```\n"
+def fenced(text: str) -> str:
+    """Marks `>>>` and what follows as code, up to an empty line; less what only its test needs."""
+    text = re.sub(r" *# doctest: .*|^\.\.\. *\n", "", text, flags=re.MULTILINE)
+    return re.sub(r"(^>>> .*(?:\n.+)*)", r"```pycon\n\1\n```", text, flags=re.MULTILINE)
 
 
 def defaults(cls) -> dict[str, Any]:
@@ -275,7 +276,7 @@ def algorithm(record: registry.Record) -> str:
         "## Elsewhere\n",
         linked(_sentence(docstring.elsewhere), record.name),
         "## Example\n",
-        example(docstring),
+        fenced(docstring.sections["Example"]),
         *_members_of(cls, record.name),
         *_pictures(record.name),
     ]
@@ -332,10 +333,10 @@ def _picture(name: str) -> str:
 
 def entry(subject: Any, name: str) -> str:
     """Signature and docstring of a class, a function, a property or a dictionary."""
-    if isinstance(subject, dict):
+    if isinstance(subject, Mapping):
         return f"A dictionary with the keys {', '.join(f'`{key!r}`' for key in subject)}."
     docstring = documented(subject)
-    parts = [linked(docstring.title, name), linked(docstring.body, name)]
+    parts = [linked(docstring.title, name), linked(fenced(docstring.body), name)]
     if callable(subject) and "Attributes" not in docstring.sections:
         parts.insert(0, f"```python\n{_signature(subject, name)}\n```")
     if docstring.entries:
@@ -346,7 +347,7 @@ def entry(subject: Any, name: str) -> str:
         if title in docstring.sections:
             parts.append(f"**{title}**\n\n{linked(_list(docstring.sections[title]), name)}")
     if "Example" in docstring.sections:
-        parts.append(example(docstring))
+        parts.append(fenced(docstring.sections["Example"]))
     return "\n\n".join(part.strip() for part in parts if part)
 
 
@@ -398,7 +399,7 @@ def _reference(home: str, members: dict[str, Any]) -> str:
     parts = [f"# {title}\n"]
     if short not in TITLES:
         intro = parse(importlib.import_module(home).__doc__)
-        parts += [linked(intro.title), linked(intro.body)]
+        parts += [linked(intro.title), linked(fenced(intro.body))]
     for name, member in members.items():
         label = targets()[name]
         parts += [f"({label})=\n## {name if short in label else f'kaf.{name}'}\n"]
