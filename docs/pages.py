@@ -289,19 +289,23 @@ def _sentence(text: str) -> str:
 
 def _card(record: registry.Record) -> str:
     beside = "SGD" if record.name == "Adam" else "Adam"
-    alt = f"Steps of {record.name} beside {beside} under four sequences of gradients"
+    if hasattr(record.cls, "vectors"):
+        text = (
+            "A weight vector of two inputs, under a gradient that is the same at every step. In "
+            f"grey: {beside}, with a first step of the same length."
+        )
+    else:
+        text = (
+            "Each step of a single weight with the default arguments, in units of the learning "
+            f"rate, under the gradients drawn in grey above it. In grey below: {beside}."
+        )
+        if record.cls().get_config()["weight_decay"]:
+            text += " The weight starts at 100, so that its decay shows."
     images = [
         f"```{{image}} /generated/cards/{record.name.lower()}-{theme}.svg\n"
-        f":alt: {alt}\n:class: only-{theme}\n```"
+        f":alt: What {record.name} does, beside {beside}\n:class: only-{theme}\n```"
         for theme in ("light", "dark")
     ]
-    decay = " The weight starts at 100, so that its decay shows." * bool(
-        record.cls().get_config()["weight_decay"]
-    )
-    text = (
-        "Each step of a single weight with the default arguments, in units of the learning rate, "
-        f"under the gradients drawn in grey above it. In grey below: {beside}.{decay}"
-    )
     return "\n\n".join([*images, text])
 
 
