@@ -17,10 +17,13 @@ SCALE_DEPENDENT = {
     "SGDW": "the step is the gradient",
     "Adadelta": "epsilon is the scale of its first steps, and must be positive",
 }
+#: SWATS's tolerance is an absolute one: without it, it stays in its phase of Adam.
+SETTINGS = {"SWATS": {"tolerance": 0.0}}
 
 
 def path(name, scale, **arguments):
     optimizer_class = registry.find(name).cls
+    arguments = {**SETTINGS.get(name, {}), **arguments}
     if "epsilon" in registry.find(name).defaults and name != "Adadelta":
         arguments = {"epsilon": 0.0, **arguments}
     start, gradients = random_problem(steps=50)
