@@ -175,10 +175,13 @@ def test_the_guides_programs_run(guide, tmp_path, monkeypatch):
         exec(re.sub(r"(max_trials|epochs)=\d+", r"\1=3", block), names)
 
 
+#: Modules that are for one backend.
+NEEDS = {"keras_adamfamily.kernels": "torch", "keras_adamfamily.tuning.population": "jax"}
+BACKEND = keras.backend.backend()
 MODULES = [
     info.name
     for info in pkgutil.walk_packages(kaf.__path__, "keras_adamfamily.")
-    if not info.name.endswith(("__main__", ".cli"))
+    if not info.name.endswith(("__main__", ".cli")) and NEEDS.get(info.name, BACKEND) == BACKEND
 ]
 
 

@@ -64,7 +64,8 @@ class NDAdam(Adam):
             plain Adam; later entries win, and names decide what none of them names:
             `{"head/kernel": None}`. Saved as what it came to.
         normalize_on_build: Whether building the optimizer sets all vectors to length 1, as in the
-            paper, and every step takes them so should they have been replaced since.
+            paper, and every step takes them so should they have been replaced since; `True` by
+            default.
         **kwargs: `epsilon_form` and `beta_1_decay`, see `Adam`, and the arguments that every
             optimizer of the family takes, see `FamilyOptimizer`.
 
@@ -74,8 +75,8 @@ class NDAdam(Adam):
 
     Example:
 
-    >>> import keras
     >>> import keras_adamfamily as kaf
+    >>> import keras
     >>> layers = [keras.layers.Dense(8, use_bias=False), keras.layers.BatchNormalization()]
     >>> model = keras.Sequential([keras.Input((4,)), *layers])
     >>> model.compile(kaf.NDAdam(1e-3, vectors=kaf.weight_vectors(model)), "mse")

@@ -63,7 +63,7 @@ class SWATS(FamilyOptimizer):
         switch_at: Switch at this step, an integer >= 1, whatever the criterion says, or as soon
             after it as there are a gamma and a positive lam. Lambda is then an average over the
             last 1 / (1 - beta_2) steps, and lags behind a rate that changed in them.
-        scope: What switches together: `"global"`, the model, or `"variable"`, each variable.
+        scope: What switches together. `"global"` by default: the model; `"variable"`: each alone.
         **kwargs: The arguments that every optimizer of the family takes, see `FamilyOptimizer`.
 
     Raises:
