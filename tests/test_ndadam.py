@@ -35,6 +35,10 @@ def steps(optimizer, start, gradients, dtype="float32"):
     return [weights for (weights,) in path]
 
 
+#: To the last bit; on PyTorch Adam has a fused kernel, which rounds each step in another order.
+LIKE_ADAM = len(GRADIENTS) * 2.0**-24 if BACKEND == "torch" else 0.0
+
+
 class TestNumbers:
     def test_three_steps_on_a_matrix(self, x64):
         optimizer = nd_adam()
@@ -78,7 +82,7 @@ class TestNumbers:
                 for g in gradients:
                     optimizer.apply([ops.convert_to_tensor(g, "float32")], [variable])
                 weights.append(to_numpy(variable))
-            assert np.array_equal(*weights)
+            assert largest_difference(*weights) <= LIKE_ADAM
 
     def test_clipping_comes_before_the_projection(self):
         ours = steps(nd_adam(0.01, clipnorm=0.1, epsilon=0.1), KERNEL, GRADIENTS)
@@ -245,7 +249,7 @@ class TestWeightDecay:
         without = trajectory(nd_adam(0.01), start, gradients)[-1]
         adam = trajectory(kaf.Adam(0.01, weight_decay=decay), start, gradients)[-1]
         assert np.array_equal(with_decay[0], without[0])
-        assert np.array_equal(with_decay[1], adam[1])
+        assert largest_difference(with_decay[1], adam[1]) <= LIKE_ADAM
         assert np.all(with_decay[1] < without[1])
 
 
