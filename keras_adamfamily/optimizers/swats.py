@@ -42,6 +42,7 @@ class SWATS(FamilyOptimizer):
     - No switch to a rate that is not positive: p lags behind g, so that gamma can be negative.
     - Schedules go on after the switch, with the rate `Lambda * lr_k / lr_s`. Lambda was measured at
       the switch's lr_s; by the first rate instead, a drop before the switch would count twice.
+      Decoupled decay stays as it is.
 
     When to use: for image classifiers, where SGD ends better than Adam, in place of tuning SGD's
     rate. On the paper's language models Adam alone was as good. The criterion fires by chance, late
@@ -186,8 +187,8 @@ class SWATS(FamilyOptimizer):
             return None
         if self.scope == "global":
             return kind(ops.convert_to_numpy(self._scalar_state[name])) or None
-        values = [kind(ops.convert_to_numpy(state[name])) or None for state in self._states]
-        return {v.path: x for v, x in zip(self._trainable_variables, values, strict=True)}
+        states = zip(self._trainable_variables, self._states, strict=True)
+        return {v.path: kind(ops.convert_to_numpy(s[name])) or None for v, s in states if s}
 
     def facts(self):
         step = self.switch_step
