@@ -36,6 +36,7 @@ COLORS = {
     "AdamW": "#009E73",
     "AMSGrad": "#CC79A7",
     "AdamNC": "#E69F00",
+    "ADOPT": "#3B7A1E",
     "Adagrad": "#999999",
     "RMSprop": "#8C564B",
     "Adamax": "#7F6DB3",

@@ -31,6 +31,9 @@ class ADOPT(FamilyOptimizer):
     The first call is t = 0: it only sets v, and the rule moves nothing. Weight decay acts at every
     call, and schedules count every call, the first included.
 
+    The clipping has a price: a gradient n times larger than usual counts in full from step n^4 on,
+    and until then ADOPT can fail where Adam does.
+
     When to use: in Adam's place where gradients are noisy or rare and large, or where a small
     beta_2 is wanted. Rates that suit Adam suit it as well.
 

@@ -145,6 +145,6 @@ def vectorized(cost):
 
 
 def _padded(array: np.ndarray, length: int) -> np.ndarray:
-    """`array` filled up to `length` by its last element."""
+    """`array` filled up to `length` by its last element, so that all rounds in it are real."""
     missing = [(0, length - len(array))] + [(0, 0)] * (array.ndim - 1)
     return np.pad(array, missing, mode="edge")
