@@ -1,0 +1,53 @@
+import keras
+import numpy as np
+import pytest
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(keras.backend.backend() != "jax", reason="one program for many trials"),
+]
+
+
+@pytest.fixture(scope="module")
+def results(run):
+    return run("l2_is_not_weight_decay")
+
+
+def test_five_rows(results):
+    rows = results["final weight"]
+    assert np.allclose(rows["no decay"], 0.930713, atol=1e-6)
+    assert np.allclose(rows["L2"], [0.023267, 0.173775, 0.758009, 0.911668, 0.92879], atol=1e-6)
+    assert np.allclose(rows["decoupled"], rows["decoupled"][0], rtol=0, atol=1e-12)
+    assert rows["decoupled"][0] == pytest.approx(0.757622, abs=1e-6)
+
+
+def test_only_the_papers_form_is_decoupled_where_weights_are_scale_invariant(results):
+    maps = results["maps"]["normalized"]
+    for paper, *others in (
+        ("SGDW as in the paper", "SGD + L2", "SGDW as in Keras"),
+        ("AdamW as in the paper", "Adam + L2", "AdamW as in Keras"),
+    ):
+        assert maps[paper]["regret"] < 0.12
+        assert all(maps[other]["regret"] > 0.2 for other in others)
+        assert all(maps[other]["correlation"] < -0.4 for other in others)
+
+
+def test_the_best_decay_of_the_papers_adamw_is_the_same_at_every_good_rate(results):
+    loss = results["maps"]["normalized"]["AdamW as in the paper"]["loss"]
+    choice = loss.argmin(axis=1)[loss.min(axis=1) <= 1.25 * loss.min()]
+    assert len(choice) >= 5
+    assert choice.max() - choice.min() <= 1
+
+
+def test_without_normalization_it_is_the_other_way_round(results):
+    maps = results["maps"]["plain"]
+    for rule in ("SGD", "Adam"):
+        paper = maps[f"{rule}W as in the paper"]["regret"]
+        assert paper > 0.15
+        assert all(maps[rule + form]["regret"] < 0.1 for form in (" + L2", "W as in Keras"))
+
+
+def test_the_best_losses_hardly_differ(results):
+    for maps in results["maps"].values():
+        best = [found["best loss"] for found in maps.values()]
+        assert max(best) < 1.3 * min(best)
