@@ -133,7 +133,7 @@ def draw(results: dict):
     left.set(yscale="log", xlim=(0, 1.65 * len(angles)), xlabel="step", ylabel="turn per step, rad")
     left.set_title("The angle of a step (dotted: theory)")
     middle.set(xlabel="step", ylabel="first layer outside the inputs' span, %")
-    middle.set_title("Adam leaves the inputs' span (SGD, ND-Adam: 0)")
+    middle.set_title("Only Adam leaves that span")
     for x, ((_, name), errors) in zip((0, 1, 2, 4, 5, 6), results["error"].items(), strict=True):
         right.plot(np.full(len(errors), x), errors, ".", color=common.COLORS[name], alpha=0.4)
         error = errors.std(ddof=1) / np.sqrt(len(errors))
