@@ -450,7 +450,12 @@ def gallery() -> str:
     for name, header in headers().items():
         field = r"^(Claim|Source|Expected|Run time): *"
         text = re.sub(field, r"\n**\1.** ", header.body, flags=re.MULTILINE)
-        text = re.sub(r"^ {4}(\S*=\S+ )?(python examples/.*)$", r"```shell\n\1\2\n```", text, flags=re.MULTILINE)
+        text = re.sub(
+            r"^ {4}(\S*=\S+ )?(python examples/.*)$",
+            r"```shell\n\1\2\n```",
+            text,
+            flags=re.MULTILINE,
+        )
         parts.append(f"(example-{name})=\n## {header.title.rstrip('.')}\n")
         if (ROOT / "docs" / "pictures" / f"{name}.png").exists():
             parts.append(f"![{header.title}](/pictures/{name}.png)")
