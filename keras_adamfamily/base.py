@@ -752,6 +752,11 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         super().load_own_variables(store)
 
 
+def without_loss_scaling(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+    """The optimizer that a `LossScaleOptimizer` holds, or the optimizer itself."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
 def _path(variable) -> str:
     """The full path of a Keras variable; a raw `tf.Variable` only has a name."""
     return getattr(variable, "path", None) or variable.name

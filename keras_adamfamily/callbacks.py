@@ -16,6 +16,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_adamfamily.base import without_loss_scaling
 from keras_adamfamily.schedules import CosineWarmRestarts
 from keras_adamfamily.validation import check_integer, optional
 
@@ -165,7 +166,7 @@ class SnapshotEnsemble(keras.callbacks.Callback):
 
     @staticmethod
     def _schedule_and_step(model) -> tuple[CosineWarmRestarts, int]:
-        optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+        optimizer = without_loss_scaling(model.optimizer)
         schedule = getattr(optimizer, "_learning_rate", None)
         if not isinstance(schedule, CosineWarmRestarts):
             raise ValueError(
@@ -221,7 +222,7 @@ class EvaluateEMAWeights(keras.callbacks.Callback):
 
     def _enter(self) -> None:
         model = self.model
-        optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+        optimizer = without_loss_scaling(model.optimizer)
         several = getattr(optimizer, "optimizers", [optimizer])  # `MultiOptimizer`
         averaging = [one for one in several if getattr(one, "use_ema", False)]
         if not averaging:

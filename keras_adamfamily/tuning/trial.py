@@ -12,7 +12,7 @@ import keras
 import keras_tuner
 import numpy as np
 
-from keras_adamfamily.base import FamilyOptimizer
+from keras_adamfamily.base import FamilyOptimizer, without_loss_scaling
 
 OK, DIVERGED, FAILED = "ok", "diverged", "failed"
 SEARCH, FINAL = "search", "final"
@@ -139,7 +139,7 @@ class Training:
 
 def facts_of(optimizer: keras.optimizers.Optimizer) -> dict[str, Any]:
     """The facts of an optimizer of the family, also inside loss scaling; `None` if not finite."""
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    optimizer = without_loss_scaling(optimizer)
     if not isinstance(optimizer, FamilyOptimizer):
         return {}
     return {

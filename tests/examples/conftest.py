@@ -30,3 +30,9 @@ def run(tmp_path_factory):
         yield run
     finally:
         sys.path.remove(str(FOLDER))
+
+
+@pytest.fixture(scope="module")
+def results(run, request):
+    """The results of the example that a file is named after: test_<name>.py."""
+    return run(request.path.stem.removeprefix("test_"))

@@ -14,11 +14,6 @@ REGRETS = {
 }
 
 
-@pytest.fixture(scope="module")
-def results(run):
-    return run("adam_does_not_converge")
-
-
 @pytest.mark.parametrize("problem", REGRETS)
 def test_average_regrets(results, problem):
     games = results["games"][problem]

@@ -1,16 +1,9 @@
-import keras
 import numpy as np
 import pytest
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(keras.backend.backend() != "jax", reason="one XLA program, on JAX"),
-]
+from tests.examples import JAX_ONLY
 
-
-@pytest.fixture(scope="module")
-def results(run):
-    return run("bias_correction")
+pytestmark = JAX_ONLY
 
 
 def losses(results, how, beta_1, beta_2, epoch):

@@ -1,16 +1,9 @@
-import keras
 import numpy as np
 import pytest
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(keras.backend.backend() != "jax", reason="one program for many trials"),
-]
+from tests.examples import JAX_ONLY
 
-
-@pytest.fixture(scope="module")
-def results(run):
-    return run("l2_is_not_weight_decay")
+pytestmark = JAX_ONLY
 
 
 def test_five_rows(results):

@@ -1,15 +1,8 @@
-import keras
 import pytest
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(keras.backend.backend() != "jax", reason="one program for many trials"),
-]
+from tests.examples import JAX_ONLY
 
-
-@pytest.fixture(scope="module")
-def results(run):
-    return run("nd_adam_directions")
+pytestmark = JAX_ONLY
 
 
 def test_angles_are_those_of_theory(results):

@@ -6,11 +6,6 @@ import keras_adamfamily as kaf
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def results(run):
-    return run("step_size_and_scale")
-
-
 def test_the_worst_gradients_take_the_largest_steps_that_are_possible(results):
     adam = {1: 1.0, 2: 1.0013579, 10: 1.0431077, 100: 2.2433641, 1000: 5.7811602}
     for t, value in adam.items():

@@ -1,15 +1,6 @@
-import keras
-import pytest
+from tests.examples import JAX_ONLY
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(keras.backend.backend() != "jax", reason="one program for many trials"),
-]
-
-
-@pytest.fixture(scope="module")
-def results(run):
-    return run("swats_switch")
+pytestmark = JAX_ONLY
 
 
 def test_the_learned_rate_is_near_that_of_a_tuned_sgd(results):

@@ -1,15 +1,8 @@
-import keras
 import pytest
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(keras.backend.backend() != "jax", reason="one XLA program, on JAX"),
-]
+from tests.examples import JAX_ONLY
 
-
-@pytest.fixture(scope="module")
-def results(run):
-    return run("trajectories")
+pytestmark = JAX_ONLY
 
 
 def test_who_reaches_rosenbrocks_minimum(results):

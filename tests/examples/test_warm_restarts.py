@@ -1,15 +1,8 @@
-import keras
 import pytest
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(keras.backend.backend() != "jax", reason="one program for many trials"),
-]
+from tests.examples import JAX_ONLY
 
-
-@pytest.fixture(scope="module")
-def results(run):
-    return run("warm_restarts")
+pytestmark = JAX_ONLY
 
 
 def test_adamwr_is_ready_early(results):
