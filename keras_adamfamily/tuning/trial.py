@@ -14,7 +14,7 @@ import numpy as np
 
 from keras_adamfamily.base import FamilyOptimizer, without_loss_scaling
 
-OK, DIVERGED, FAILED = "ok", "diverged", "failed"
+OK, PRUNED, DIVERGED, FAILED = "ok", "pruned", "diverged", "failed"
 SEARCH, FINAL = "search", "final"
 
 
@@ -28,14 +28,18 @@ class TrialResult:
         number: Counts the trials of this optimizer and role from 0.
         seed: What `keras.utils.set_random_seed` got before the model was built.
         hyperparameters: `{"AdamW/learning_rate": 0.001, ...}`.
-        status: `"ok"`; `"diverged"` if the loss or the objective was not finite; `"failed"` if an
-            exception was raised.
-        score: The objective after the *last* epoch; `None` unless the status is `"ok"`.
+        status: `"ok"`; `"pruned"` if it was stopped early as one of the worse; `"diverged"` if the
+            loss or the objective was not finite; `"failed"` if an exception was raised.
+        score: The objective after the *last* epoch; `None` if it diverged or failed.
         epoch: The epoch, counted from 1, in which training ended; `None` if it did not start.
         cause: Why it diverged or failed, in one line.
         seconds: Wall time, compilation included.
         curves: `{"loss": [...], "val_loss": [...], ...}` by epoch, `None` for what is not finite.
         facts: What the optimizer has found out, see `FamilyOptimizer.facts`.
+        strategy: `"fit"`, `"map"` or `"vmap"`: how it was trained.
+        memory: Peak memory of the process until then, in bytes; `None` if unknown.
+        finished: When it ended, in seconds since 1970.
+        worker: Which process trained it.
     """
 
     optimizer: str
@@ -50,6 +54,10 @@ class TrialResult:
     seconds: float
     curves: dict[str, list[float | None]]
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
+    strategy: str = "fit"
+    memory: int | None = None
+    finished: float | None = None
+    worker: str | None = None
 
     @property
     def short_hyperparameters(self) -> dict[str, Any]:
