@@ -3,11 +3,13 @@
 try:
     from keras_adamfamily.tuning.hypermodel import OptimizerHyperModel
     from keras_adamfamily.tuning.leaderboard import LeaderboardRow
+    from keras_adamfamily.tuning.oracle import Halving, OptunaOracle
     from keras_adamfamily.tuning.search import tune
     from keras_adamfamily.tuning.space import SearchSpace
     from keras_adamfamily.tuning.study import Study
     from keras_adamfamily.tuning.tasks import TASKS
     from keras_adamfamily.tuning.trial import TrialResult
+    from keras_adamfamily.tuning.tuner import OptimizerTuner
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
         f"keras_adamfamily.tuning needs the package {error.name!r}: "
@@ -17,8 +19,11 @@ except ModuleNotFoundError as error:
 
 __all__ = [
     "TASKS",
+    "Halving",
     "LeaderboardRow",
     "OptimizerHyperModel",
+    "OptimizerTuner",
+    "OptunaOracle",
     "SearchSpace",
     "Study",
     "TrialResult",

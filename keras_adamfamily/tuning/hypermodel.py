@@ -18,9 +18,10 @@ class OptimizerHyperModel(keras_tuner.HyperModel):
 
     Args:
         build_model: A function without arguments that returns a new `keras.Model` at each call; or
-            a KerasTuner function `build_model(hp)`, whose hyperparameters then join the search. If
-            the model is compiled, its loss, metrics and other settings stay and only its optimizer
-            is replaced.
+            a KerasTuner function `build_model(hp)`, or a KerasTuner hypermodel, whose
+            hyperparameters then join the search; or a compiled model, of which each trial gets a
+            copy with new initial weights. If the model is compiled, its loss, metrics and other
+            settings stay and only its optimizer is replaced.
         space: The `SearchSpace`; by default the registry's ranges for AdamW, NAdamW and SGDW.
         dataset_size: Number of training examples.
         epochs: Number of epochs of a full training. With `batch_size` and `dataset_size` it turns
@@ -59,6 +60,10 @@ class OptimizerHyperModel(keras_tuner.HyperModel):
         metrics: Any = None,
     ):
         super().__init__()
+        if isinstance(build_model, keras.Model):
+            build_model = _copier(build_model)
+        elif isinstance(build_model, keras_tuner.HyperModel):
+            build_model = build_model.build
         self.takes_hyperparameters = _takes_hyperparameters(build_model)
         self.build_model = build_model
         self.space = SearchSpace() if space is None else space
@@ -86,6 +91,12 @@ class OptimizerHyperModel(keras_tuner.HyperModel):
         self._compile(model, self.space.optimizer(name, values, **self.length))
         return model
 
+    def fit(self, hp, model, *args, **kwargs):
+        """Trains a model that `build` gave; KerasTuner's tuners call it."""
+        if self.space.batch_sizes:
+            kwargs["batch_size"] = self.space.batch_size(hp.values, 0)
+        return model.fit(*args, **kwargs)
+
     def _compile(self, model: keras.Model, optimizer) -> None:
         """Compiles as the user did, apart from the optimizer."""
         arguments = dict(self.compile_arguments)
@@ -101,6 +112,23 @@ class OptimizerHyperModel(keras_tuner.HyperModel):
         model.compile(**{**arguments, "optimizer": optimizer})
         if model.built:  # so that Hyperband's promoted trials get their optimizer state back
             model.optimizer.build(model.trainable_variables)
+
+
+def _copier(model: keras.Model) -> Callable[[], keras.Model]:
+    """A function that makes copies of a compiled model, with new initial weights."""
+    if not model.compiled:
+        raise ValueError(
+            "`build_model` is a model that is not compiled, so there is no loss to minimize. "
+            "Call `model.compile(loss=..., metrics=...)` first"
+        )
+    config = model.get_compile_config()
+
+    def copy_of_model() -> keras.Model:
+        copy = keras.models.clone_model(model)
+        copy.compile_from_config(config)
+        return copy
+
+    return copy_of_model
 
 
 def _takes_hyperparameters(build_model: Any) -> bool:

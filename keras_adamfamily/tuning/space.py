@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import keras
+
 from keras_adamfamily import registry
+from keras_adamfamily.schedules import CosineWarmRestarts
+from keras_adamfamily.validation import check_integer
 from keras_adamfamily.weight_decay import Normalized
 
 DEFAULT_OPTIMIZERS = ("AdamW", "NAdamW", "SGDW")
+SHARED = ("batch_size", "schedule")  # what all optimizers of a space have in common
+WARM_RESTARTS = re.compile(r"warm_restarts(?:\(T_0=(\d+), ?T_mult=(\d+(?:\.\d+)?)\))?")
 
 
 class SearchSpace:
@@ -26,6 +33,16 @@ class SearchSpace:
             `"one_minus_beta_2"` searches `1 - beta_2`, which is what varies by orders of magnitude.
         fix: Arguments that are not searched but set, `{argument: value}`, with the same keys.
             `{"weight_decay": 0}` searches without weight decay.
+        schedule: What the learning rate does within a trial; the searched rate is its peak.
+            `"constant"`, by default; `"cosine"`, half a cosine to 0 at the end;
+            `"warm_restarts(T_0=10, T_mult=2)"`, cosine annealing whose first cycle takes T_0
+            epochs and each further one T_mult times as long as the one before;
+            `"warm_restarts"`, three cycles, each twice as long, that end with the training. A list
+            of these is searched.
+        batch_size: A list of batch sizes to search; by default the one of the search.
+        starting_points: Known good settings, which are tried first: `{argument: value}` each,
+            with the keys of `ranges`, `"optimizer"` for the one that it is meant for (by default
+            each), and those of `build_model(hp)`. What one leaves out is searched.
 
     Raises:
         ValueError: If a name or a range is not valid, or an optimizer does not take an argument.
@@ -44,6 +61,9 @@ class SearchSpace:
         *,
         ranges: Mapping[str, tuple[float, float]] | None = None,
         fix: Mapping[str, Any] | None = None,
+        schedule: str | Sequence[str] = "constant",
+        batch_size: Sequence[int] = (),
+        starting_points: Sequence[Mapping[str, Any]] = (),
     ):
         if isinstance(optimizers, str) or not optimizers:
             raise ValueError(
@@ -75,20 +95,31 @@ class SearchSpace:
             for name, argument in self._targets("fix", key):
                 self.ranges[name].pop(argument, None)
                 self.fixed[name][argument] = value
+        schedules = [schedule] if isinstance(schedule, str) else list(schedule)
+        self.schedules = tuple(_checked_schedule(given) for given in schedules)
+        if not self.schedules:
+            raise ValueError("`schedule` must be a schedule or a non-empty list of them")
+        self.batch_sizes = tuple(check_integer("batch_size", size, 1) for size in batch_size)
         for name in self.optimizers:
             self._check_arguments(name)
+        self.starting_points = [self._checked_point(point) for point in starting_points]
 
-    def sample(self, hp) -> tuple[str, dict[str, float]]:
+    def sample(self, hp) -> tuple[str, dict[str, Any]]:
         """Registers the hyperparameters in `hp` and returns the current optimizer and its values.
 
         Args:
             hp: A `keras_tuner.HyperParameters`.
 
         Returns:
-            The optimizer's name and `{argument: value}` of its searched arguments.
+            The optimizer's name and `{argument: value}` of its searched arguments, `"batch_size"`
+            and `"schedule"` among them where they are searched.
         """
         chosen = hp.Choice("optimizer", list(self.optimizers))
         values = {}
+        if len(self.batch_sizes) > 1:
+            values["batch_size"] = hp.Choice("batch_size", list(self.batch_sizes))
+        if len(self.schedules) > 1:
+            values["schedule"] = hp.Choice("schedule", list(self.schedules))
         for name in self.optimizers:
             with hp.conditional_scope("optimizer", [name]):
                 for argument, (low, high) in self.ranges[name].items():
@@ -100,7 +131,7 @@ class SearchSpace:
     def arguments(
         self,
         name: str,
-        values: Mapping[str, float],
+        values: Mapping[str, Any],
         *,
         batch_size: int,
         dataset_size: int,
@@ -112,15 +143,25 @@ class SearchSpace:
             if argument.startswith("one_minus_"):
                 argument, value = argument.removeprefix("one_minus_"), 1.0 - value
             arguments[argument] = value
+        batch_size = self.batch_size(values, batch_size)
+        arguments.pop("batch_size", None)
+        schedule = arguments.pop("schedule", self.schedules[0])
+        steps = -(-dataset_size // batch_size)  # of an epoch, the last one may be smaller
+        rate = _scheduled(arguments["learning_rate"], schedule, steps, epochs)
+        arguments["learning_rate"] = rate
         arguments["weight_decay"] = Normalized(
             arguments["weight_decay"],
             batch_size=batch_size,
             dataset_size=dataset_size,
-            epochs=epochs,
+            epochs=rate if isinstance(rate, CosineWarmRestarts) else epochs,
         )
         return arguments
 
-    def optimizer(self, name: str, values: Mapping[str, float], **length: int):
+    def batch_size(self, values: Mapping[str, Any], default: int) -> int:
+        """The batch size of a trial."""
+        return int(values.get("batch_size", *(self.batch_sizes[:1] or [default])))
+
+    def optimizer(self, name: str, values: Mapping[str, Any], **length: int):
         """A new optimizer with sampled `values`.
 
         Args:
@@ -134,21 +175,33 @@ class SearchSpace:
     def only(self, name: str) -> SearchSpace:
         """The part of this space that belongs to one optimizer."""
         config = self.get_config()
-        return SearchSpace.from_config({key: {name: config[key][name]} for key in config})
+        parts = {key: {name: config[key][name]} for key in ("ranges", "fixed")}
+        return SearchSpace.from_config({**config, **parts})
 
     def get_config(self) -> dict[str, Any]:
         ranges = {
             name: {argument: list(limits) for argument, limits in own.items()}
             for name, own in self.ranges.items()
         }
-        return {"ranges": ranges, "fixed": self.fixed}
+        return {
+            "ranges": ranges,
+            "fixed": self.fixed,
+            "schedules": list(self.schedules),
+            "batch_sizes": list(self.batch_sizes),
+            "starting_points": self.starting_points,
+        }
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> SearchSpace:
-        space = cls(list(config["ranges"]))
+        space = cls(
+            list(config["ranges"]),
+            schedule=config["schedules"],
+            batch_size=config["batch_sizes"],
+        )
         for name, own in config["ranges"].items():
             space.ranges[name] = {argument: tuple(limits) for argument, limits in own.items()}
             space.fixed[name] = dict(config["fixed"][name])
+        space.starting_points = [dict(point) for point in config["starting_points"]]
         return space
 
     def _targets(self, parameter: str, key: str) -> list[tuple[str, str]]:
@@ -177,8 +230,55 @@ class SearchSpace:
                     f"{name} does not accept a value of its search space: {error}"
                 ) from error
 
+    def _checked_point(self, point: Mapping[str, Any]) -> dict[str, Any]:
+        """A starting point whose optimizer and values are in this space."""
+        point = dict(point)
+        names = self.optimizers
+        if "optimizer" in point:
+            point["optimizer"] = registry.find(point["optimizer"]).name
+            names = (point["optimizer"],)
+        outside = [name for name in names if name not in self.optimizers]
+        for key, value in point.items():
+            for name in names:
+                limits = self.ranges.get(name, {}).get(key.removeprefix(f"{name}/"))
+                if limits is not None and not limits[0] <= value <= limits[1]:
+                    outside.append(
+                        f"{key} {value!r} of {name}, searched from {limits[0]:g} to {limits[1]:g}"
+                    )
+        if outside:
+            raise ValueError(
+                "`starting_points` must lie in the space: widen `ranges`, or leave the value out. "
+                f"Received: {outside[0]}"
+            )
+        return point
+
     def __repr__(self) -> str:
-        return f"SearchSpace(ranges={self.ranges!r}, fixed={self.fixed!r})"
+        config = ", ".join(f"{name}={value!r}" for name, value in self.get_config().items())
+        return f"SearchSpace({config})"
+
+
+def _checked_schedule(schedule: Any) -> str:
+    if schedule in ("constant", "cosine"):
+        return schedule
+    match = WARM_RESTARTS.fullmatch(schedule) if isinstance(schedule, str) else None
+    if match is None or (match[1] and (int(match[1]) < 1 or float(match[2]) < 1)):
+        raise ValueError(
+            "`schedule` must be 'constant', 'cosine', 'warm_restarts' or "
+            "'warm_restarts(T_0=10, T_mult=2)', with T_0 >= 1 epochs and T_mult >= 1. "
+            f"Received: schedule={schedule!r}"
+        )
+    return schedule
+
+
+def _scheduled(peak: float, schedule: str, steps: int, epochs: int) -> Any:
+    """The learning rate of a training of `epochs` epochs of `steps` steps each."""
+    if schedule == "constant":
+        return peak
+    if schedule == "cosine":
+        return keras.optimizers.schedules.CosineDecay(peak, decay_steps=steps * epochs)
+    length, growth = WARM_RESTARTS.fullmatch(schedule).groups()
+    first = steps * int(length) if length else max(1, round(steps * epochs / 7))  # 1 + 2 + 4
+    return CosineWarmRestarts(peak, first, cycle_multiplier=float(growth or 2))
 
 
 def _check_range(key: str, value: Any) -> tuple[float, float]:

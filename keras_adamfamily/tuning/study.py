@@ -1,11 +1,10 @@
-"""A study is a folder: what was asked, one line per finished trial, and what follows from them.
+"""A study: what was asked, what became of each trial, and what follows from that.
 
-    study.json        settings, versions, platform
-    trials.jsonl      one line per finished trial, appended and flushed as it ends
-    trials/           KerasTuner's own files, one project per optimizer
+    study.json        settings, versions, platform, and where the trials are
+    study.db          the trials, unless they are in a database elsewhere
     leaderboard.csv   best.json   report.html      all three made from the first two
 
-A run that is killed loses at most the trial it was in.
+A run that is killed loses at most the trials that it was training.
 """
 
 from __future__ import annotations
@@ -24,7 +23,8 @@ import keras
 from keras_adamfamily import _version
 from keras_adamfamily.tuning.leaderboard import LeaderboardRow, Scoring, verdict
 from keras_adamfamily.tuning.space import SearchSpace
-from keras_adamfamily.tuning.trial import TrialResult
+from keras_adamfamily.tuning.storage import STATES, Storage, running
+from keras_adamfamily.tuning.trial import SEARCH, TrialResult
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +45,11 @@ class Settings:
         parameters: Number of parameters of its model.
         data: Fingerprint of the training and validation data.
         backend: Keras backend.
+        sampler: What proposes the trials.
+        startup_trials: Trials of each optimizer that it proposes without knowing results.
+        block: Trials of an optimizer that are proposed together.
+        pruner: What gives trials up; `None` for nothing.
+        training: What else changes a trial: callbacks, class weights, averaged weights.
     """
 
     space: dict[str, Any]
@@ -60,6 +65,11 @@ class Settings:
     parameters: int
     data: str
     backend: str
+    sampler: str = "tpe"
+    startup_trials: int = 4
+    block: int = 4
+    pruner: str | None = None
+    training: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class Study:
@@ -67,9 +77,10 @@ class Study:
 
     Args:
         directory: A folder that `tune` has written.
+        storage: URL of the database, where the folder does not say it in full.
 
     Raises:
-        ValueError: If the folder does not hold a study.
+        ValueError: If the folder does not hold a study, or its database cannot be read.
 
     Example:
 
@@ -78,25 +89,51 @@ class Study:
     >>> study.best_optimizer()  # doctest: +SKIP
     """
 
-    def __init__(self, directory: str | os.PathLike):
+    def __init__(self, directory: str | os.PathLike, storage: str | None = None):
         self.directory = Path(directory)
         try:
             stored = json.loads((self.directory / "study.json").read_text("utf-8"))
             self.settings = Settings(**stored["settings"])
             self.environments: list[dict[str, Any]] = stored["environments"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            self.name = str(stored["name"])
+            self.space = SearchSpace.from_config(self.settings.space)
+            url = storage or stored["storage"] or _database(self.directory)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"`directory` must be the folder of a study, with a study.json in it. "
                 f"Received: directory={str(directory)!r} ({type(error).__name__})"
             ) from error
-        self.space = SearchSpace.from_config(self.settings.space)
-        self.trials = self._read_trials()
+        self.storage = Storage(url, self.name, self.settings.direction)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Reads the trials again: another process may have added some."""
+        groups = [name for name in self.space.optimizers for name in (name, finals_of(name))]
+        there = set(self.storage.names())
+        try:
+            self.trials = [
+                TrialResult(**result)
+                for name in groups
+                if name in there
+                for result in self.storage.results(name)
+            ]
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"a trial of the study in {str(self.directory)!r} cannot be read: {error}"
+            ) from error
 
     # Writing.
 
     @classmethod
-    def open(cls, directory: str | os.PathLike, settings: Settings) -> Study:
+    def open(
+        cls, directory: str | os.PathLike, settings: Settings, storage: str | None = None
+    ) -> Study:
         """Starts a study in a new or empty folder, or goes on with the one that is there.
+
+        Args:
+            directory: The folder.
+            settings: What is asked.
+            storage: URL of the database; by default a file in the folder.
 
         Raises:
             ValueError: If the folder holds something else, or a study with other settings.
@@ -104,54 +141,61 @@ class Study:
         """
         folder = Path(directory)
         if not (folder / "study.json").exists():
-            if folder.is_dir() and any(path.name != "study.json.new" for path in folder.iterdir()):
+            foreign = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+            if any(not name.startswith("study.json.new") for name in foreign):
                 raise ValueError(
                     "`directory` holds files that are not a study of keras_adamfamily. Choose a "
                     f"new or an empty folder. Received: directory={str(directory)!r}"
                 )
             folder.mkdir(parents=True, exist_ok=True)
-            _write_study(folder, settings, [environment()])
-        study = cls(folder)
-        study._continue_with(settings)
+            _write_study(folder, settings, [], folder.resolve().name, storage)
+        study = cls(folder, storage)
+        try:
+            study._continue_with(settings)
+        except BaseException:
+            study.close()
+            raise
         return study
 
     def _continue_with(self, settings: Settings) -> None:
-        old, new = dataclasses.asdict(self.settings), dataclasses.asdict(settings)
-        grown = new["trials_per_optimizer"] > old["trials_per_optimizer"]
-        if grown:
-            old["trials_per_optimizer"] = new["trials_per_optimizer"]
-        changed = [name for name in old if old[name] != new[name]]
-        if changed:
-            name = changed[0]
-            raise ValueError(
-                f"`directory` {str(self.directory)!r} holds a study with other settings: its "
-                f"{name} is {_brief(old[name])}, now it is {_brief(new[name])}. Choose another "
-                "folder, or go on with the same settings"
+        """Takes more trials and other environments; refuses any other change."""
+        new = dataclasses.asdict(settings)
+        with self.storage.lock():
+            agreed = self.storage.agree(new)
+            old = dict(agreed)
+            if new["trials_per_optimizer"] > old["trials_per_optimizer"]:
+                old["trials_per_optimizer"] = new["trials_per_optimizer"]
+                new |= {name: old.get(name) for name in ("block", "startup_trials")}
+            changed = [name for name in new if old.get(name) != new[name]]
+            if changed:
+                name = changed[0]
+                raise ValueError(
+                    f"`directory` {str(self.directory)!r} holds a study with other settings: its "
+                    f"{name} is {_brief(old.get(name))}, now it is {_brief(new[name])}. Choose "
+                    "another folder, or go on with the same settings"
+                )
+            if new != agreed:
+                self.storage.replace(new)
+            self.settings = Settings(**new)
+            if environment() not in self.environments:
+                self.environments = [*self.environments, environment()]
+            url = self.storage.public_url
+            own = url == _database(self.directory)
+            _write_study(
+                self.directory, self.settings, self.environments, self.name, None if own else url
             )
-        is_new = environment() not in self.environments
-        if grown or is_new:
-            self.settings = settings
-            self.environments = self.environments + [environment()] * is_new
-            _write_study(self.directory, self.settings, self.environments)
-        _drop_torn_line(self.directory / "trials.jsonl")
 
     def add(self, trial: TrialResult) -> None:
-        """Appends a finished trial to `trials.jsonl`; it is on the disk when this returns."""
-        with open(self.directory / "trials.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(dataclasses.asdict(trial), allow_nan=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        """Records a trial that was trained elsewhere."""
+        group = trial.optimizer if trial.role == SEARCH else finals_of(trial.optimizer)
+        claimed = self.storage.claim(group, 1, lambda trials, limit: [running({}, {})])
+        content = dataclasses.asdict(trial)
+        self.storage.finish(claimed[0], STATES[trial.status], trial.score, content)
         self.trials.append(trial)
 
-    def _read_trials(self) -> list[TrialResult]:
-        path = self.directory / "trials.jsonl"
-        if not path.exists():
-            return []
-        lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last newline is torn
-        try:
-            return [TrialResult(**json.loads(line)) for line in lines]
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{str(path)!r} has a line that is not a trial: {error}") from error
+    def close(self) -> None:
+        """Lets go of the database and of the trials that this process has begun and not ended."""
+        self.storage.close()
 
     # What follows from the trials.
 
@@ -264,7 +308,7 @@ class Study:
 def environment() -> dict[str, Any]:
     """The versions and the platform that a result may depend on."""
     backend = keras.config.backend()
-    packages = ("keras", "keras-tuner", "numpy")
+    packages = ("keras", "keras-tuner", "optuna", "numpy")
     versions = {name: importlib.metadata.version(name) for name in packages}
     module = __import__(backend)
     return {
@@ -278,25 +322,36 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _write_study(folder: Path, settings: Settings, environments: list[dict[str, Any]]) -> None:
-    content = {"settings": dataclasses.asdict(settings), "environments": environments}
+def finals_of(optimizer: str) -> str:
+    """The group of an optimizer's runs on fresh seeds."""
+    return f"{optimizer} on fresh seeds"
+
+
+def _database(folder: Path) -> str:
+    return f"sqlite:///{folder / 'study.db'}"
+
+
+def _write_study(
+    folder: Path,
+    settings: Settings,
+    environments: list[dict[str, Any]],
+    name: str,
+    storage: str | None,
+) -> None:
+    content = {
+        "settings": dataclasses.asdict(settings),
+        "environments": environments,
+        "name": name,
+        "storage": storage,
+    }
     _write(folder / "study.json", json.dumps(content, indent=2) + "\n")
 
 
 def _write(path: Path, text: str) -> None:
     """Writes a file whole or not at all."""
-    new = path.with_name(path.name + ".new")
+    new = path.with_name(f"{path.name}.new{os.getpid()}")
     new.write_text(text, "utf-8")
     os.replace(new, path)
-
-
-def _drop_torn_line(path: Path) -> None:
-    """Removes what a killed run left behind the last newline."""
-    if path.exists():
-        content = path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        if len(whole) < len(content):
-            path.write_bytes(whole)
 
 
 def _brief(value: Any, limit: int = 60) -> str:

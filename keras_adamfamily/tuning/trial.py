@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import gc
 import math
+import os
+import platform
+import sys
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -13,6 +18,9 @@ import keras_tuner
 import numpy as np
 
 from keras_adamfamily.base import FamilyOptimizer, without_loss_scaling
+from keras_adamfamily.callbacks import EvaluateEMAWeights
+from keras_adamfamily.tuning.space import SHARED
+from keras_adamfamily.validation import check_integer
 
 OK, PRUNED, DIVERGED, FAILED = "ok", "pruned", "diverged", "failed"
 SEARCH, FINAL = "search", "final"
@@ -67,50 +75,121 @@ class TrialResult:
 
     @property
     def optimizer_values(self) -> dict[str, Any]:
-        """The optimizer's own hyperparameters: what `SearchSpace.optimizer` takes."""
+        """The hyperparameters that `SearchSpace.optimizer` takes: not those of the model."""
         prefix = f"{self.optimizer}/"
         return {
             name.removeprefix(prefix): value
             for name, value in self.hyperparameters.items()
-            if name.startswith(prefix)
+            if name.startswith(prefix) or name in SHARED
         }
 
 
 @dataclasses.dataclass(frozen=True)
-class Training:
-    """The data and the settings that all trials of a study share."""
+class Asked:
+    """What to train: the first fields of `TrialResult`."""
 
-    train: tuple[np.ndarray, np.ndarray]
-    validation: tuple[np.ndarray, np.ndarray]
+    optimizer: str
+    role: str
+    number: int
+    seed: int
+    hyperparameters: dict[str, Any]
+
+    def hp(self) -> keras_tuner.HyperParameters:
+        """Its hyperparameters as KerasTuner's."""
+        hp = keras_tuner.HyperParameters()
+        hp.values = dict(self.hyperparameters)
+        if self.optimizer:
+            hp.values["optimizer"] = self.optimizer
+        return hp
+
+    def result(self, **known: Any) -> TrialResult:
+        """What became of it; `known` are the other fields of `TrialResult`."""
+        return TrialResult(
+            **vars(self),
+            memory=peak_memory(),
+            finished=round(time.time(), 3),
+            worker=f"{platform.node()}:{os.getpid()}",
+            **known,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """The data and the settings that all trials of a study share.
+
+    Attributes:
+        train: `(x, y)` or `(x, y, sample_weight)`, or whatever else `fit` takes for `x`.
+        validation: Likewise.
+        epochs: Of each trial, unless it ends early.
+        batch_size: Of each trial that does not search it; `None` where the data have theirs.
+        objective: What is optimized.
+        callbacks: Keras callbacks; each trial gets a copy.
+        class_weight: As in `fit`.
+        evaluate_average: Whether the evaluation uses the averaged weights of optimizers that keep
+            an average.
+    """
+
+    train: Any
+    validation: Any
     epochs: int
-    batch_size: int
+    batch_size: int | None
     objective: keras_tuner.Objective
+    callbacks: tuple[keras.callbacks.Callback, ...] = ()
+    class_weight: dict[int, float] | None = None
+    evaluate_average: bool = False
+
+    @classmethod
+    def from_fit(
+        cls,
+        objective: keras_tuner.Objective,
+        x: Any,
+        y: Any = None,
+        *,
+        validation_data: Any,
+        epochs: int = 1,
+        batch_size: int | None = None,
+        sample_weight: Any = None,
+        callbacks: Sequence[keras.callbacks.Callback] = (),
+        class_weight: dict[int, float] | None = None,
+    ) -> Training:
+        """From the arguments of `model.fit`."""
+        train = x
+        if y is not None:
+            train = (x, y) if sample_weight is None else (x, y, sample_weight)
+            batch_size = 32 if batch_size is None else batch_size
+        return cls(
+            train=train,
+            validation=validation_data,
+            epochs=check_integer("epochs", epochs, 1),
+            batch_size=batch_size,
+            objective=objective,
+            callbacks=tuple(callbacks),
+            class_weight=class_weight,
+        )
 
     def run(
         self,
         hypermodel: keras_tuner.HyperModel,
-        *,
-        optimizer: str,
-        role: str,
-        number: int,
-        seed: int,
-        hyperparameters: dict[str, Any],
+        asked: Asked,
+        is_hopeless: Callable[[int, dict[str, float]], bool] | None = None,
     ) -> TrialResult:
-        """Trains from scratch. An exception is not raised but becomes a result: `"failed"`.
+        """Trains from scratch by `fit`. An exception is not raised but becomes a result.
 
-        The arguments other than `hypermodel` are those of `TrialResult`.
+        Args:
+            hypermodel: Builds and fits the model.
+            asked: What to train.
+            is_hopeless: Called as `is_hopeless(epoch, logs)` with each epoch, counted from 0;
+                where it returns true the trial is pruned.
         """
         start = time.perf_counter()
-        recorder = _Recorder(self.objective.name)
+        recorder = _Recorder(self.objective.name, is_hopeless)
         status, score, cause, facts = OK, None, None, {}
         try:
             keras.backend.clear_session()
             gc.collect()
-            keras.utils.set_random_seed(seed)
-            hp = keras_tuner.HyperParameters()
-            hp.values = {"optimizer": optimizer, **hyperparameters}
-            model = hypermodel.build(hp)
-            self.fit(model, recorder)
+            keras.utils.set_random_seed(asked.seed)
+            model = hypermodel.build(asked.hp())
+            self.fit(hypermodel, asked.hp(), model, recorder)
             facts = facts_of(model.optimizer)
         except Exception as error:
             status, cause = FAILED, one_line(error)
@@ -118,13 +197,9 @@ class Training:
             if recorder.diverged:
                 status, cause = DIVERGED, f"{', '.join(recorder.diverged)} not finite"
             else:
+                status = PRUNED if recorder.pruned else OK
                 score = recorder.curves[self.objective.name][-1]
-        return TrialResult(
-            optimizer=optimizer,
-            role=role,
-            number=number,
-            seed=seed,
-            hyperparameters=hyperparameters,
+        return asked.result(
             status=status,
             score=score,
             epoch=recorder.epoch,
@@ -134,15 +209,30 @@ class Training:
             facts=facts,
         )
 
-    def fit(self, model: keras.Model, *callbacks: keras.callbacks.Callback) -> None:
-        model.fit(
-            *self.train,
+    def fit(self, hypermodel, hp, model: keras.Model, *callbacks: keras.callbacks.Callback) -> None:
+        """Trains a model as all trials of the study are trained."""
+        averages = [EvaluateEMAWeights()] if self.evaluate_average else []
+        hypermodel.fit(
+            hp,
+            model,
+            *(self.train if isinstance(self.train, tuple) else (self.train,)),
             validation_data=self.validation,
             epochs=self.epochs,
-            batch_size=self.batch_size,
-            callbacks=list(callbacks),
+            callbacks=[*averages, *callbacks, *copy.deepcopy(self.callbacks)],
             verbose=0,
+            **{} if self.batch_size is None else {"batch_size": self.batch_size},
+            **{} if self.class_weight is None else {"class_weight": self.class_weight},
         )
+
+
+def peak_memory() -> int | None:
+    """The most memory that the process has had, in bytes; `None` where it cannot be told."""
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def facts_of(optimizer: keras.optimizers.Optimizer) -> dict[str, Any]:
@@ -164,24 +254,33 @@ def one_line(error: BaseException, limit: int = 300) -> str:
 
 
 class _Recorder(keras.callbacks.Callback):
-    """Keeps the learning curves and stops a training that has diverged."""
+    """Keeps the learning curves and stops a training that has diverged or is not worth it."""
 
-    def __init__(self, objective: str):
+    def __init__(self, objective: str, is_hopeless=None):
         super().__init__()
         self.watched = ("loss", "val_loss", objective)
+        self.is_hopeless = is_hopeless
         self.curves: dict[str, list[float | None]] = {}
         self.epoch: int | None = None
         self.diverged: list[str] = []
+        self.pruned = False
 
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch = epoch + 1
 
     def on_epoch_end(self, epoch, logs=None):
-        for name, value in (logs or {}).items():
-            value = float(value)
-            finite = math.isfinite(value)
-            self.curves.setdefault(name, []).append(value if finite else None)
-            if not finite and name in self.watched:
+        logs = {name: short(value) for name, value in (logs or {}).items()}
+        for name, value in logs.items():
+            self.curves.setdefault(name, []).append(value)
+            if value is None and name in self.watched:
                 self.diverged.append(name)
-        if self.diverged:
+        if not self.diverged and self.is_hopeless is not None:
+            self.pruned = self.is_hopeless(epoch, logs)
+        if self.diverged or self.pruned:
             self.model.stop_training = True
+
+
+def short(value: Any) -> float | None:
+    """A float32 by its shortest decimal, 0.1 rather than 0.10000000149; `None` if not finite."""
+    value = float(value) if keras.config.floatx() == "float64" else float(str(np.float32(value)))
+    return value if math.isfinite(value) else None

@@ -1,0 +1,595 @@
+"""KerasTuner's oracle, with Optuna behind it: what to try next, and what became of it."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras_tuner
+import numpy as np
+import optuna
+from keras_tuner.engine.trial import Trial, TrialStatus
+from optuna import distributions
+from optuna.trial import FrozenTrial, TrialState
+from scipy.stats import qmc
+
+from keras_adamfamily.tuning.storage import RESULT, STATES, Storage, quiet, running
+from keras_adamfamily.tuning.trial import DIVERGED, FAILED, OK
+from keras_adamfamily.validation import check_integer
+
+SAMPLERS = ("tpe", "gp", "qmc", "random")
+
+
+class Halving(optuna.pruners.SuccessiveHalvingPruner):
+    """Successive halving: at each rung the better 1/`reduction_factor` of the trials go on.
+
+    The rungs are at `epochs / reduction_factor ** k`. Trials that are trained together wait for one
+    another at each rung, those of a block are compared, and the survivors go on with their weights,
+    their optimizer's state and their place in the data as if nothing had happened: 81 trials of 27
+    epochs take 243 epochs, not 2187. One trial at a time (strategy `"fit"`), it is Optuna's
+    asynchronous form: a trial is compared with those that have reached the rung before it.
+
+    Args:
+        reduction_factor: An integer >= 2, 3 by default.
+        min_epochs: The first rung is not before this epoch, an integer >= 1, 1 by default.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+
+    >>> from keras_adamfamily import tuning
+    >>> tuning.Halving().rungs(27)
+    [1, 3, 9]
+    """
+
+    def __init__(self, reduction_factor: int = 3, min_epochs: int = 1):
+        self.reduction_factor = check_integer("reduction_factor", reduction_factor, 2)
+        self.min_epochs = check_integer("min_epochs", min_epochs, 1)
+        super().__init__(min_resource=min_epochs, reduction_factor=reduction_factor)
+
+    def rungs(self, epochs: int) -> list[int]:
+        """The epochs after which trials are given up, in a training of `epochs`."""
+        rungs = []
+        while epochs / self.reduction_factor >= self.min_epochs:
+            epochs = epochs / self.reduction_factor
+            rungs.append(round(epochs))
+        return sorted(set(rungs))
+
+    def cut(self, scores: Sequence[float], direction: str) -> float:
+        """The worst score that goes on; all those of the block that got as far are needed."""
+        kept = math.ceil(len(scores) / self.reduction_factor)
+        return sorted(scores, reverse=direction == "max")[kept - 1]
+
+
+class OptunaOracle(keras_tuner.Oracle):
+    """Asks Optuna for the hyperparameters, and keeps the trials in a database of Optuna's.
+
+    It goes into any tuner of KerasTuner: `keras_tuner.Tuner(OptunaOracle(...), hypermodel)`.
+    Unlike KerasTuner's own oracles it goes on after a crash as if nothing had happened, is shared
+    by any number of processes (give each the same `storage`), takes 0 for a seed and does not give
+    up after three failed trials.
+
+    Where the space has a choice named `group_by`, each of its values gets the same number of trials
+    and a sampler that sees its trials alone: no optimizer gets the better of another because its
+    first trials were lucky.
+
+    The first trials are quasi-random. Trials are proposed by blocks of `block`: those of a block
+    know the results of the blocks before it and the places, not the results, of one another. So
+    the list of trials depends on the seed alone, not on how many are trained at a time.
+
+    Args:
+        objective: As in every oracle: `"val_accuracy"`, `keras_tuner.Objective("val_f1", "max")`.
+        max_trials: Trials in all, an integer >= 1, 24 by default.
+        sampler: `"tpe"`, by default, Optuna's tree-structured Parzen estimator, multivariate;
+            `"gp"`, Gaussian processes, slower, better on few trials, needs the package torch;
+            `"qmc"`, quasi-random (scrambled Sobol points); `"random"`. Or a function from a
+            seed to an Optuna sampler.
+        startup_trials: How many trials of each group are quasi-random before the sampler takes
+            over; by default a quarter of its trials, from 4 to 10.
+        block: How many trials a block has; by default an eighth of the trials of a group, from 4
+            to 32, and all of them where the sampler does not learn.
+        group_by: Name of a `Choice`, `"optimizer"` by default; `None` for one group.
+        starting_points: Known good settings, tried first: `{name: value}` each. What one leaves
+            out is proposed.
+        pruner: An Optuna pruner, which looks at the objective after each epoch; none by default.
+            KerasTuner's own tuners do not ask it, `OptimizerTuner` does.
+        storage: URL of the database, `"postgresql://user@host/database"`; by default
+            `study.db`, an SQLite file, in the project's folder.
+        study_name: Its name in the database, by default the project's name.
+        seed: A non-negative integer, 0 by default.
+        hyperparameters: As in every oracle.
+        allow_new_entries: As in every oracle.
+        tune_new_entries: As in every oracle.
+
+    Raises:
+        ValueError: If an argument is out of range, the database cannot be opened, or a starting
+            point is not in the space.
+        ModuleNotFoundError: If `sampler="gp"` and there is no torch.
+
+    Example:
+
+    >>> import keras_tuner
+    >>> from keras_adamfamily import tuning
+    >>> oracle = tuning.OptunaOracle("val_loss", max_trials=8, sampler="tpe")
+    >>> tuner = keras_tuner.Tuner(oracle, hypermodel, directory="runs")  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        objective: Any = None,
+        max_trials: int = 24,
+        *,
+        sampler: str | Callable[[int], optuna.samplers.BaseSampler] = "tpe",
+        startup_trials: int | None = None,
+        block: int | None = None,
+        group_by: str | None = "optimizer",
+        starting_points: Sequence[Mapping[str, Any]] = (),
+        pruner: optuna.pruners.BasePruner | None = None,
+        storage: str | None = None,
+        study_name: str | None = None,
+        seed: int = 0,
+        hyperparameters: keras_tuner.HyperParameters | None = None,
+        allow_new_entries: bool = True,
+        tune_new_entries: bool = True,
+    ):
+        check_integer("max_trials", max_trials, 1)
+        check_integer("seed", seed, 0)
+        if startup_trials is not None:
+            check_integer("startup_trials", startup_trials, 0)
+        if block is not None:
+            check_integer("block", block, 1)
+        super().__init__(
+            objective=objective,
+            max_trials=max_trials,
+            hyperparameters=hyperparameters,
+            allow_new_entries=allow_new_entries,
+            tune_new_entries=tune_new_entries,
+            seed=seed or 1,  # the base class takes 0 for none
+        )
+        self.seed = seed
+        self.sampler = _checked_sampler(sampler)
+        self.pruner = pruner
+        self.group_by = group_by
+        self.starting_points = [dict(point) for point in starting_points]
+        self._startup_trials, self._block = startup_trials, block
+        self._url, self._study_name = storage, study_name
+        self.storage: Storage | None = None
+        self._claimed: dict[str, FrozenTrial] = {}
+        self._curves: dict[str, list[float | None]] = {}
+        self._results: dict[str, dict[str, Any]] = {}
+
+    def use(self, storage: Storage, *, block: int, startup_trials: int) -> None:
+        """Keeps the trials of a study that has begun, in the order in which it has begun them."""
+        self.storage, self._block, self._startup_trials = storage, block, startup_trials
+
+    # The groups.
+
+    def groups(self) -> list[str]:
+        """The names of the groups: the values of the choice `group_by`, or one without a name."""
+        for hp in self.hyperparameters.space:
+            if hp.name == self.group_by and not hp.conditions and hasattr(hp, "values"):
+                return [str(value) for value in hp.values]
+        return [""]
+
+    @property
+    def share(self) -> int:
+        """The number of trials of each group."""
+        return max(1, self.max_trials // len(self.groups()))
+
+    @property
+    def learns(self) -> bool:
+        """Whether later trials depend on the results of earlier ones."""
+        return self.sampler not in ("qmc", "random")
+
+    @property
+    def block(self) -> int:
+        """The number of trials that are proposed together."""
+        if self._block is not None:
+            return self._block
+        if not self.learns:
+            return self.share
+        if isinstance(self.pruner, Halving):  # which compares the trials of a block
+            return min(self.share, max(9, math.ceil(self.share / 3)))
+        return min(max(4, math.ceil(self.share / 8)), 32)
+
+    @property
+    def startup_trials(self) -> int:
+        """The number of quasi-random trials of each group."""
+        if self._startup_trials is not None:
+            return self._startup_trials
+        if not self.learns:
+            return self.share
+        return min(max(4, self.share // 4), 10)
+
+    # The protocol of KerasTuner.
+
+    @keras_tuner.synchronized
+    def create_trial(self, tuner_id: str) -> Trial:
+        """The next trial; its status is `"STOPPED"` if there is none to begin."""
+        if tuner_id in self.ongoing_trials:
+            return self.ongoing_trials[tuner_id]
+        self.tuner_ids.add(tuner_id)
+        trials = self.create_trials(tuner_id, 1)
+        if trials:
+            return trials[0]
+        self.tuner_ids.discard(tuner_id)
+        return Trial(self.get_space(), "none", TrialStatus.STOPPED)
+
+    @keras_tuner.synchronized
+    def create_trials(self, tuner_id: str, limit: int) -> list[Trial]:
+        """Up to `limit` trials of one group and one block; none when all have been begun.
+
+        Args:
+            tuner_id: Who asks. With a limit of 1 the same one gets the same trial until it is
+                ended, as in every oracle.
+            limit: How many at most.
+        """
+        storage = self._opened()
+        with storage.lock():
+            sizes = {name: len(storage.trials(name)) for name in self.groups()}
+            turns = sorted(sizes, key=lambda name: sizes[name] // self.block)
+            abandoned = [n for n in turns if any(map(storage.is_abandoned, storage.trials(n)))]
+            for name in [*abandoned, *turns]:
+                claimed = storage.claim(name, limit, self._proposer(name))
+                if claimed:
+                    break
+            else:
+                return []
+        trials = [self._as_trial(name, frozen) for frozen in claimed]
+        for trial, frozen in zip(trials, claimed, strict=True):
+            self._claimed[trial.trial_id] = frozen
+            self._curves[trial.trial_id] = []
+            self.trials[trial.trial_id] = trial
+            self.start_order.append(trial.trial_id)
+            self.ongoing_trials[tuner_id if limit == 1 else trial.trial_id] = trial
+            self._display.on_trial_begin(trial)
+        return trials
+
+    @keras_tuner.synchronized
+    def update_trial(self, trial_id: str, metrics: Mapping[str, float], step: int = 0) -> Trial:
+        """Takes the metrics after a step (an epoch, counted from 0).
+
+        Returns:
+            The trial; its status is `"STOPPED"` if the pruner says that it is not worth going on.
+        """
+        trial = self.trials[trial_id]
+        for name, value in metrics.items():
+            if not trial.metrics.exists(name):
+                direction = self.objective.direction if name == self.objective.name else None
+                trial.metrics.register(name, direction or "min")
+            trial.metrics.update(name, value, step=step)
+        value = metrics.get(self.objective.name, math.nan)
+        curve = self._curves[trial_id]
+        curve.extend([None] * (step + 1 - len(curve)))
+        curve[step] = float(value) if math.isfinite(value) else None
+        if self.pruner is not None and self._is_hopeless(trial_id):
+            trial.status = TrialStatus.STOPPED
+        return trial
+
+    @keras_tuner.synchronized
+    def end_trial(self, trial: Trial) -> None:
+        """Ends a trial, whatever became of it."""
+        known = self.trials[trial.trial_id]
+        known.status, known.message = trial.status, trial.message
+        known.hyperparameters = trial.hyperparameters
+        curve = self._curves.pop(trial.trial_id)
+        result = self._results.pop(trial.trial_id, None) or self._result(known)
+        curve = result.get("curves", {}).get(self.objective.name, curve)
+        if known.status == TrialStatus.COMPLETED and result["score"] is not None:
+            known.score, known.best_step = result["score"], len(curve) - 1
+        elif known.status != TrialStatus.STOPPED:
+            known.status = TrialStatus.FAILED
+        self._opened().finish(
+            self._claimed.pop(trial.trial_id),
+            STATES[result["status"]],
+            result["score"],
+            result,
+            curve,
+        )
+        self.end_order.append(trial.trial_id)
+        asked = [name for name, t in self.ongoing_trials.items() if t.trial_id == trial.trial_id]
+        for name in asked:
+            del self.ongoing_trials[name]
+        self._display.on_trial_end(known)
+
+    def rungs(self, epochs: int) -> list[int]:
+        """After which epochs trials that are trained together may be given up."""
+        if self.pruner is None:
+            return []
+        if isinstance(self.pruner, Halving):
+            return self.pruner.rungs(epochs)
+        step = math.ceil(epochs / 10)
+        return list(range(step, epochs, step))
+
+    def survivors(self, curves: Mapping[str, Sequence[float]]) -> list[str]:
+        """Which of the trials that are trained together go on after a rung.
+
+        Args:
+            curves: The objective by epoch, by trial id; they are equally long.
+        """
+        if not isinstance(self.pruner, Halving):
+            self._curves.update({trial_id: list(curve) for trial_id, curve in curves.items()})
+            return [trial_id for trial_id in curves if not self._is_hopeless(trial_id)]
+        epoch = len(next(iter(curves.values())))
+        scores = {trial_id: curve[-1] for trial_id, curve in curves.items()}
+        cut = self.pruner.cut([*scores.values(), *self._peers(scores, epoch)], self._direction)
+        sign = -1.0 if self._direction == "max" else 1.0
+        return [trial_id for trial_id, score in scores.items() if sign * score <= sign * cut]
+
+    def _peers(self, trial_ids: Iterable[str], epoch: int) -> list[float]:
+        """The scores after an epoch of the other trials of the block, which have ended."""
+        numbers = {self._claimed[trial_id].number for trial_id in trial_ids}
+        group, block = next(iter(trial_ids)).rpartition("-")[0], min(numbers) // self.block
+        curves = [
+            json.loads(trial.user_attrs[RESULT]).get("curves", {}).get(self.objective.name, ())
+            for trial in self._opened().trials(group)
+            if trial.number // self.block == block
+            and trial.number not in numbers
+            and RESULT in trial.user_attrs
+        ]
+        return [c[epoch - 1] for c in curves if len(c) >= epoch and c[epoch - 1] is not None]
+
+    @property
+    def _direction(self) -> str:
+        return self.objective.direction
+
+    def describe(self, trial_id: str, result: Mapping[str, Any]) -> None:
+        """Says what `end_trial` is to keep of a trial, as JSON; at least `status` and `score`."""
+        self._results[trial_id] = dict(result)
+
+    def save(self, fname: str | None = None) -> None:
+        """Keeps the space; the trials are kept as they end."""
+        space = self.hyperparameters.get_config()
+        root = self._opened().group("")
+        if root.user_attrs.get("space") != space:
+            root.set_user_attr("space", space)
+
+    def reload(self, fname: str | None = None) -> None:
+        """Reads the space and the trials from the database."""
+        storage = self._opened()
+        space = storage.group("").user_attrs.get("space")
+        if space is not None:
+            self.hyperparameters = keras_tuner.HyperParameters.from_config(space)
+        for name in self.groups():
+            for frozen in storage.trials(name):
+                if frozen.state.is_finished():
+                    trial = self._as_trial(name, frozen)
+                    self.trials[trial.trial_id] = trial
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all trials have ended, those of other processes too."""
+        trials = [self._opened().trials(name) for name in self.groups()]
+        return all(
+            len(own) >= self.share and all(t.state.is_finished() for t in own) for own in trials
+        )
+
+    @property
+    def is_even(self) -> bool:
+        """Whether each group has had the same number of trials so far."""
+        return len({len(self._opened().trials(name)) for name in self.groups()}) == 1
+
+    def close(self) -> None:
+        """Lets go of the database, and of trials that were begun and not ended."""
+        if self.storage is not None:
+            self.storage.close()
+            self.storage = None
+
+    def _opened(self) -> Storage:
+        if self.storage is None:
+            url = self._url
+            if url is None:
+                folder = Path(self._project_dir)
+                folder.mkdir(parents=True, exist_ok=True)
+                url = f"sqlite:///{folder / 'study.db'}"
+            name = self._study_name or self.project_name
+            self.storage = Storage(url, name, self._direction)
+        return self.storage
+
+    def _result(self, trial: Trial) -> dict[str, Any]:
+        """What is known of a trial from KerasTuner's protocol alone."""
+        if trial.status != TrialStatus.COMPLETED:
+            return {"status": FAILED, "score": None, "cause": trial.message}
+        score = trial.metrics.get_best_value(self.objective.name)
+        status = OK if score is not None and math.isfinite(score) else DIVERGED
+        return {"status": status, "score": float(score) if status == OK else None, "cause": None}
+
+    def _as_trial(self, group: str, frozen: FrozenTrial) -> Trial:
+        hps = self.hyperparameters.copy()
+        hps.values = self._walk(group, lambda hp, name, distribution: frozen.params[name])
+        number = f"{frozen.number:04d}"
+        trial = Trial(hps, f"{group}-{number}" if group else number, TrialStatus.RUNNING)
+        if frozen.state.is_finished():
+            complete = frozen.state == TrialState.COMPLETE
+            trial.status = TrialStatus.COMPLETED if complete else TrialStatus.FAILED
+            trial.score = frozen.value if complete else None
+        return trial
+
+    # What to try next.
+
+    def _proposer(self, group: str):
+        """A function for `Storage.claim`."""
+
+        def propose(trials: list[FrozenTrial], limit: int) -> Iterator[FrozenTrial]:
+            start = len(trials)
+            first = start // self.block * self.block  # of the block
+            end = min(first + self.block, start + limit, self.share)
+            study = self._mirror(trials, first) if end > max(start, self.startup_trials) else None
+            for number in range(start, end):
+                if number < max(self.startup_trials, len(self._points(group))):
+                    params, kinds = self._quasi_random(group, number)
+                else:
+                    params, kinds = self._suggested(study, group, number)
+                yield running(params, kinds)
+
+        return propose
+
+    def _mirror(self, trials: Sequence[FrozenTrial], known: int) -> optuna.Study:
+        """A study in memory with the trials so far; the results of only the first `known`."""
+        direction = {"max": "maximize", "min": "minimize"}[self.objective.direction]
+        with quiet():
+            study = optuna.create_study(direction=direction)
+        for trial in trials:
+            trial = copy.copy(trial)
+            if trial.number >= known:
+                trial.state, trial.values, trial.datetime_complete = TrialState.RUNNING, None, None
+            elif RESULT in trial.user_attrs:
+                curves = json.loads(trial.user_attrs[RESULT]).get("curves", {})
+                curve = curves.get(self.objective.name, [])
+                trial.intermediate_values = {
+                    step: value for step, value in enumerate(curve, 1) if value is not None
+                }
+            study.add_trial(trial)
+        return study
+
+    def _suggested(self, study: optuna.Study, group: str, number: int):
+        study.sampler = self._sampler(number)
+        trial = study.ask()
+        self._walk(group, lambda hp, name, kind: _suggest(trial, name, kind))
+        return trial.params, trial.distributions
+
+    def _quasi_random(self, group: str, number: int):
+        """The point `number` of a sequence, but for the values that a starting point has."""
+        dimensions = max(1, len(self.hyperparameters.space))
+        if self.sampler == "random":
+            point = np.random.default_rng([self.seed, number]).random(dimensions)
+        else:
+            sequence = qmc.Sobol(dimensions, scramble=True, rng=self.seed)
+            point = (sequence.fast_forward(number) if number else sequence).random(1)[0]
+        points = self._points(group)
+        start = points[number] if number < len(points) else {}
+        coordinates = iter(point)
+        params, kinds = {}, {}
+
+        def place(hp, name, kind):
+            value = next(coordinates)
+            if name == hp.name:
+                value = start.get(hp.name, hp.prob_to_value(value))
+                if isinstance(kind, distributions.FloatDistribution):
+                    value = min(max(value, kind.low), kind.high)
+            params[name], kinds[name] = value, kind
+            return value
+
+        self._walk(group, place)
+        return params, kinds
+
+    def _points(self, group: str) -> list[dict[str, Any]]:
+        """The starting points of a group, by the names of the space."""
+        names = {hp.name for hp in self.hyperparameters.space}
+        points = []
+        for given in self.starting_points:
+            point = {
+                name if name in names else f"{group}/{name}": value for name, value in given.items()
+            }
+            if point.get(self.group_by, group) != group:
+                continue
+            unknown = [name for name in point if name not in names]
+            if unknown:
+                raise ValueError(
+                    f"`starting_points` has {unknown[0]!r}, which is not searched. "
+                    f"Searched are {', '.join(sorted(names))}"
+                )
+            points.append(point)
+        return points
+
+    def _walk(self, group: str, value_of: Callable[[Any, str, Any], Any]) -> dict[str, Any]:
+        """Gives each active hyperparameter a value, in the order of the space.
+
+        Args:
+            group: The value of `group_by`.
+            value_of: From a KerasTuner hyperparameter, its name at Optuna and its distribution to
+                its value at Optuna.
+        """
+        hps = keras_tuner.HyperParameters()
+        for hp in self.hyperparameters.space:
+            hps.merge([hp])
+            if not hps.is_active(hp):
+                continue
+            kind = _distribution(hp)
+            if hp.name == self.group_by and group:
+                hps.values[hp.name] = group
+            elif isinstance(hp, keras_tuner.engine.hyperparameters.Fixed):
+                hps.values[hp.name] = hp.value
+            elif kind is None:
+                name, kind = f"{hp.name} (quantile)", distributions.FloatDistribution(0.0, 1.0)
+                hps.values[hp.name] = hp.prob_to_value(value_of(hp, name, kind))
+            else:
+                hps.values[hp.name] = value_of(hp, hp.name, kind)
+        return hps.values
+
+    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
+        """A sampler that depends on the trial's number alone, not on who asks, and when."""
+        seed = int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0])
+        with quiet():
+            if self.sampler == "tpe":
+                return optuna.samplers.TPESampler(
+                    n_startup_trials=1, multivariate=True, group=True, seed=seed
+                )
+            if self.sampler == "gp":
+                return optuna.samplers.GPSampler(n_startup_trials=1, seed=seed)
+            return self.sampler(seed)
+
+    def _is_hopeless(self, trial_id: str) -> bool:
+        frozen = copy.copy(self._claimed[trial_id])
+        frozen.intermediate_values = {
+            step: value for step, value in enumerate(self._curves[trial_id], 1) if value is not None
+        }
+        if not frozen.intermediate_values:
+            return False
+        group = trial_id.rpartition("-")[0]
+        trials = [t for t in self._opened().trials(group) if t.number != frozen.number]
+        return self.pruner.prune(self._mirror(trials, len(trials) + 1), frozen)
+
+
+def _checked_sampler(sampler: Any) -> Any:
+    if sampler == "gp":
+        try:
+            import torch  # noqa: F401
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                "`sampler='gp'` is Optuna's GPSampler, which needs the package torch: "
+                "pip install torch, or choose 'tpe'",
+                name="torch",
+            ) from error
+    if sampler in SAMPLERS or (callable(sampler) and not isinstance(sampler, type)):
+        return sampler
+    raise ValueError(
+        f"`sampler` must be one of {', '.join(map(repr, SAMPLERS))}, or a function from a seed to "
+        "an Optuna sampler, such as `lambda seed: optuna.samplers.CmaEsSampler(seed=seed)`. "
+        f"Received: sampler={sampler!r}"
+    )
+
+
+def _distribution(hp) -> distributions.BaseDistribution | None:
+    """Optuna's distribution of a KerasTuner hyperparameter; `None` where it has no such one."""
+    kinds = keras_tuner.engine.hyperparameters
+    if isinstance(hp, kinds.Boolean):
+        return distributions.CategoricalDistribution([False, True])
+    if isinstance(hp, kinds.Choice):
+        return distributions.CategoricalDistribution(list(hp.values))
+    if isinstance(hp, kinds.Fixed) or hp.sampling == "reverse_log":
+        return None
+    log = hp.sampling == "log"
+    if isinstance(hp, kinds.Int) and not (log and hp.step not in (None, 1)):
+        return distributions.IntDistribution(
+            hp.min_value, hp.max_value, log=log, step=1 if log else hp.step or 1
+        )
+    if isinstance(hp, kinds.Float) and not (log and hp.step):
+        return distributions.FloatDistribution(
+            hp.min_value, hp.max_value, log=log, step=hp.step or None
+        )
+    return None
+
+
+def _suggest(trial: optuna.Trial, name: str, kind: distributions.BaseDistribution) -> Any:
+    if isinstance(kind, distributions.CategoricalDistribution):
+        return trial.suggest_categorical(name, kind.choices)
+    ask = trial.suggest_int
+    if isinstance(kind, distributions.FloatDistribution):
+        ask = trial.suggest_float
+    return ask(name, kind.low, kind.high, step=kind.step, log=kind.log)

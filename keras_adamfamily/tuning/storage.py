@@ -1,0 +1,352 @@
+"""Where the trials are kept: an Optuna storage, which many processes may share.
+
+A *group* is one Optuna study: the trials of one optimizer, or its runs on fresh seeds. Processes
+take trials from it under a lock, so that none is taken twice and none is missing. A trial belongs
+to the process that took it for as long as that process lives: each holds a lock of its own, which
+the system takes back when it dies, and then the next one takes over what it left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import re
+import secrets
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import filelock
+import optuna
+import sqlalchemy
+from optuna.trial import FrozenTrial, TrialState
+
+from keras_adamfamily.tuning.trial import DIVERGED, FAILED, OK, PRUNED
+
+WORKER, RESULT = "worker", "result"
+CURVE_POINTS = 10
+STATES = {
+    OK: TrialState.COMPLETE,
+    PRUNED: TrialState.PRUNED,
+    DIVERGED: TrialState.PRUNED,  # a sampler is to learn from it: nothing is worse
+    FAILED: TrialState.FAIL,
+}
+
+
+class Storage:
+    """The groups of one study in a database.
+
+    Args:
+        url: `"sqlite:///runs/mine/study.db"` or `"postgresql://user@host/database"`: an SQLAlchemy
+            URL of one of the two.
+        study_name: What the names of its groups begin with; studies of other names may share a
+            PostgreSQL database.
+        direction: `"max"` or `"min"`.
+
+    Raises:
+        ValueError: If the URL is of another database, or the database cannot be opened or is not
+            one of Optuna's.
+    """
+
+    def __init__(self, url: str, study_name: str, direction: str):
+        self.url = _checked(url)
+        self.study_name = study_name
+        self.direction = {"max": "maximize", "min": "minimize"}[direction]
+        self.worker = f"{platform.node()}-{os.getpid()}-{secrets.token_hex(3)}"
+        try:
+            self._optuna = _open(self.url)
+        except Exception as error:
+            raise ValueError(
+                f"`storage` {self.url.render_as_string()!r} cannot be opened as a database of "
+                f"Optuna's: {type(error).__name__}: {str(error).splitlines()[0]}"
+            ) from error
+        if self.url.get_backend_name() == "sqlite":
+            self._locks: _FileLocks | _AdvisoryLocks = _FileLocks(Path(self.url.database))
+        else:
+            self._locks = _AdvisoryLocks(self._optuna.engine, study_name)
+        self._groups: dict[str, optuna.Study] = {}
+
+    @property
+    def public_url(self) -> str:
+        """The URL without its password."""
+        return self.url.set(password=None).render_as_string()
+
+    # Groups.
+
+    def names(self) -> list[str]:
+        """The groups that there are, in the order in which they were made."""
+        prefix = f"{self.study_name}/"
+        summaries = self._optuna.get_all_studies()
+        names = [study.study_name for study in summaries]
+        return [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+
+    def group(self, name: str) -> optuna.Study:
+        """The Optuna study of a group, made if there is none."""
+        if name not in self._groups:
+            with quiet():
+                self._groups[name] = optuna.create_study(
+                    storage=self._optuna,
+                    study_name=f"{self.study_name}/{name}",
+                    direction=self.direction,
+                    load_if_exists=True,
+                )
+        return self._groups[name]
+
+    def trials(self, name: str) -> list[FrozenTrial]:
+        """All trials of a group, by number."""
+        return self.group(name).get_trials(deepcopy=False)
+
+    def results(self, name: str) -> list[dict[str, Any]]:
+        """What `finish` has stored, by the trials' numbers."""
+        trials = self.trials(name)
+        return [json.loads(t.user_attrs[RESULT]) for t in trials if RESULT in t.user_attrs]
+
+    def agree(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """Stores the study's settings where there are none yet; returns those that are there."""
+        with self.lock():
+            root = self.group("")
+            if "settings" not in root.user_attrs:
+                root.set_user_attr("settings", settings)
+            return root.user_attrs["settings"]
+
+    def replace(self, settings: dict[str, Any]) -> None:
+        self.group("").set_user_attr("settings", settings)
+
+    # Trials.
+
+    def claim(
+        self,
+        name: str,
+        limit: int,
+        propose: Callable[[list[FrozenTrial], int], Sequence[FrozenTrial]],
+    ) -> list[FrozenTrial]:
+        """Takes trials to run: those that a dead process left, or else new ones.
+
+        Args:
+            name: The group.
+            limit: How many at most.
+            propose: From all trials of the group and `limit` to the new ones to begin, see
+                `running`. It is called under the lock.
+        """
+        self._locks.hold(self.worker)
+        with self.lock():
+            trials = self.trials(name)
+            left = [trial for trial in trials if self.is_abandoned(trial)][:limit]
+            for trial in left:
+                self._optuna.set_trial_user_attr(trial._trial_id, WORKER, self.worker)
+            if left:
+                return left
+            study = self.group(name)
+            new = []
+            for trial in propose(trials, limit):
+                trial.user_attrs[WORKER] = self.worker
+                trial._trial_id = self._optuna.create_new_trial(study._study_id, trial)
+                trial.number = self._optuna.get_trial_number_from_id(trial._trial_id)
+                new.append(trial)
+            return new
+
+    def finish(
+        self,
+        trial: FrozenTrial,
+        state: TrialState,
+        value: float | None,
+        result: dict[str, Any],
+        curve: Sequence[float | None] = (),
+    ) -> None:
+        """Ends a trial; its result is on the disk when this returns.
+
+        Args:
+            trial: What `claim` gave.
+            state: `COMPLETE`, `PRUNED` or `FAIL`.
+            value: The score; needed if complete.
+            result: What `results` is to give, as JSON.
+            curve: The objective by epoch, for Optuna's dashboard and pruners: a few of its points
+                are stored.
+        """
+        number = trial._trial_id
+        for step in _few(len(curve)):
+            if curve[step] is not None:
+                self._optuna.set_trial_intermediate_value(number, step + 1, curve[step])
+        text = json.dumps(result, allow_nan=False, separators=(",", ":"))
+        self._optuna.set_trial_user_attr(number, RESULT, text)
+        values = None if value is None else [value]
+        self._optuna.set_trial_state_values(number, state, values)
+
+    def is_abandoned(self, trial: FrozenTrial) -> bool:
+        """Whether a trial was begun by a process that has died since."""
+        if trial.state != TrialState.RUNNING:
+            return False
+        worker = trial.user_attrs.get(WORKER)
+        return worker != self.worker and not (worker and self._locks.is_held(worker))
+
+    def lock(self) -> contextlib.AbstractContextManager:
+        """While it is held no other process takes trials; it can be taken again within."""
+        return self._locks.exclusive()
+
+    def close(self) -> None:
+        """Lets go of the trials that this process has not finished, and of the database."""
+        self._locks.release()
+        self._optuna.engine.dispose()
+
+
+def running(params: dict[str, Any], distributions: dict[str, Any]) -> FrozenTrial:
+    """A trial that is about to run."""
+    with quiet():
+        return optuna.trial.create_trial(
+            state=TrialState.RUNNING, params=params, distributions=distributions
+        )
+
+
+def _few(length: int) -> list[int]:
+    """At most `CURVE_POINTS` indices, evenly spaced, the last one among them."""
+    count = min(length, CURVE_POINTS)
+    return sorted({round((k + 1) * length / count) - 1 for k in range(count)})
+
+
+# The database.
+
+
+def _checked(url: str) -> sqlalchemy.URL:
+    try:
+        parsed = sqlalchemy.make_url(url)
+        backend = parsed.get_backend_name()
+    except (sqlalchemy.exc.ArgumentError, sqlalchemy.exc.NoSuchModuleError, TypeError) as error:
+        raise ValueError(
+            "`storage` must be a URL such as 'sqlite:///study.db' or "
+            f"'postgresql://user@host/database'. Received: storage={url!r}"
+        ) from error
+    if backend not in ("sqlite", "postgresql") or not parsed.database:
+        raise ValueError(
+            "`storage` must be an SQLite file or a PostgreSQL database. "
+            f"Received: storage={parsed.render_as_string()!r}"
+        )
+    return parsed
+
+
+def _open(url: sqlalchemy.URL) -> optuna.storages.RDBStorage:
+    arguments: dict[str, Any] = {"pool_pre_ping": True}
+    if url.get_backend_name() == "sqlite":
+        arguments = {"connect_args": {"timeout": 60}}
+    with quiet():
+        storage = optuna.storages.RDBStorage(url.render_as_string(False), engine_kwargs=arguments)
+    if url.get_backend_name() == "sqlite":
+        sqlalchemy.event.listen(storage.engine, "connect", _write_ahead)
+        storage.engine.dispose()  # connect again, with it
+    return storage
+
+
+def _write_ahead(connection, _) -> None:
+    """Commits that survive the death of the process, at a tenth of the cost."""
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=NORMAL")
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without Optuna's messages, and without its warnings that something is experimental."""
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            yield
+    finally:
+        optuna.logging.set_verbosity(level)
+
+
+# Locks. The system takes them back when their process dies, however it dies.
+
+
+class _FileLocks:
+    """Locked files beside an SQLite database."""
+
+    def __init__(self, database: Path):
+        self.folder = database.with_name(database.name + ".locks")
+        self.folder.mkdir(exist_ok=True)
+        self._study = filelock.FileLock(self.folder / "study")
+        self._own: filelock.BaseFileLock | None = None
+
+    def exclusive(self) -> contextlib.AbstractContextManager:
+        return self._study.acquire()
+
+    def hold(self, worker: str) -> None:
+        if self._own is None:
+            self._own = filelock.FileLock(self._path(worker))
+            self._own.acquire()
+
+    def is_held(self, worker: str) -> bool:
+        path = self._path(worker)
+        if not path.exists():
+            return False
+        try:
+            with filelock.FileLock(path, timeout=0):
+                path.unlink(missing_ok=True)
+                return False
+        except filelock.Timeout:
+            return True
+
+    def release(self) -> None:
+        if self._own is not None:
+            path = Path(self._own.lock_file)
+            self._own.release()
+            path.unlink(missing_ok=True)
+            self._own = None
+
+    def _path(self, worker: str) -> Path:
+        return self.folder / re.sub(r"[^\w.-]", "_", worker)
+
+
+class _AdvisoryLocks:
+    """PostgreSQL's advisory locks, held by connections of this process."""
+
+    def __init__(self, engine: sqlalchemy.Engine, study_name: str):
+        self._engine = engine
+        self._study = _key(f"study {study_name}")
+        self._depth = 0
+        self._connection: sqlalchemy.Connection | None = None
+        self._own: sqlalchemy.Connection | None = None
+
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[None]:
+        if self._depth == 0:
+            self._connection = self._connect()
+            _call(self._connection, "pg_advisory_lock", self._study)
+        self._depth += 1
+        try:
+            yield
+        finally:
+            self._depth -= 1
+            if self._depth == 0:
+                self._connection.close()
+
+    def hold(self, worker: str) -> None:
+        if self._own is None:
+            self._own = self._connect()
+            _call(self._own, "pg_advisory_lock", _key(worker))
+
+    def is_held(self, worker: str) -> bool:
+        with self._connect() as connection:
+            return not _call(connection, "pg_try_advisory_lock", _key(worker))
+
+    def release(self) -> None:
+        if self._own is not None:
+            self._own.close()
+            self._own = None
+
+    def _connect(self) -> sqlalchemy.Connection:
+        """A connection that is closed, not kept, when it is given back: its locks end with it."""
+        connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        connection.detach()
+        return connection
+
+
+def _key(name: str) -> int:
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
+
+
+def _call(connection: sqlalchemy.Connection, function: str, key: int) -> Any:
+    return connection.execute(sqlalchemy.text(f"SELECT {function}(:key)"), {"key": key}).scalar()

@@ -1,0 +1,220 @@
+"""KerasTuner's tuner, which trains many trials at a time where that is faster."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import keras
+import keras_tuner
+from keras_tuner.engine.trial import Trial, TrialStatus
+
+from keras_adamfamily.tuning.hypermodel import OptimizerHyperModel
+from keras_adamfamily.tuning.oracle import Halving, OptunaOracle
+from keras_adamfamily.tuning.together import train_together
+from keras_adamfamily.tuning.trial import OK, SEARCH, Asked, Training, TrialResult, one_line
+from keras_adamfamily.validation import check_choice, check_integer
+
+STRATEGIES = ("auto", "fit", "map", "vmap")
+
+
+class OptimizerTuner(keras_tuner.Tuner):
+    """Runs the trials of any oracle of KerasTuner, many in one program where that is faster.
+
+    A trial that diverges, raises an exception or runs out of memory is recorded with its cause, and
+    the search goes on. The score of a trial is the objective after its last epoch, not the best
+    epoch of a noisy curve.
+
+    Args:
+        oracle: An `OptunaOracle`, or any oracle of KerasTuner.
+        hypermodel: An `OptimizerHyperModel`; any other hypermodel is trained by `fit`.
+        strategy: `"fit"`, one trial after another, on every backend and for every model; `"map"`
+            or `"vmap"`, many in one XLA program on JAX, see `Population`; `"auto"`, by default,
+            tries what is possible for a moment and takes the fastest.
+        lanes: How many trials are trained together at most, an integer >= 1, 128 by default.
+        seed: The random seed of every trial, 0 by default: the same for all, so that they differ
+            by their hyperparameters alone.
+        note: Called with lines of text that a user may want to see, such as why a strategy was
+            chosen; `print` by default.
+        **kwargs: Of `keras_tuner.Tuner`: `directory`, `project_name`, `overwrite`.
+
+    Raises:
+        ValueError: If an argument is out of range, or the strategy cannot be had.
+
+    Example:
+
+    >>> from keras_adamfamily import tuning
+    >>> oracle = tuning.OptunaOracle("val_accuracy", max_trials=64)
+    >>> tuner = tuning.OptimizerTuner(
+    ...     oracle, tuning.OptimizerHyperModel(build_model, dataset_size=len(x), epochs=20)
+    ... )  # doctest: +SKIP
+    >>> tuner.search(x, y, validation_data=validation, epochs=20)  # doctest: +SKIP
+    >>> tuner.get_best_hyperparameters()[0].values  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        oracle: keras_tuner.Oracle,
+        hypermodel: Any,
+        *,
+        strategy: str = "auto",
+        lanes: int = 128,
+        seed: int = 0,
+        note: Callable[[str], None] = print,
+        **kwargs: Any,
+    ):
+        self.strategy = check_choice("strategy", strategy, STRATEGIES)
+        self.lanes = check_integer("lanes", lanes, 1)
+        self.seed = check_integer("seed", seed, 0)
+        self.note = note
+        self._chosen: str | None = None
+        super().__init__(oracle, hypermodel, **kwargs)
+        self._remembers = isinstance(oracle, OptunaOracle) and self.oracle is oracle
+
+    # The protocol of KerasTuner.
+
+    def search(self, *fit_args: Any, **fit_kwargs: Any) -> None:
+        """Trains the trials that the oracle asks for.
+
+        Args:
+            *fit_args: As in `model.fit`: the training data.
+            **fit_kwargs: Likewise: `validation_data`, which is needed, `epochs`, `batch_size`,
+                `callbacks`, `class_weight`; and `verbose` for the oracle.
+
+        Raises:
+            ValueError: If an argument is not one of these.
+        """
+        self.oracle.verbose = fit_kwargs.pop("verbose", getattr(self.oracle, "verbose", 1))
+        training = Training.from_fit(self.oracle.objective, *fit_args, **fit_kwargs)
+        for _ in self.results(training):
+            pass
+
+    def run_trial(self, trial: Trial, *fit_args: Any, **fit_kwargs: Any) -> float:
+        """Trains one trial by `fit`; returns the objective after its last epoch."""
+        training = Training.from_fit(self.oracle.objective, *fit_args, **fit_kwargs)
+        result = training.run(self.hypermodel, self._asked(trial))
+        if result.score is None:
+            raise keras_tuner.errors.FailedTrialError(result.cause)
+        return result.score
+
+    def load_model(self, trial: Trial) -> Any:
+        raise NotImplementedError(
+            "The weights of the trials are not kept. Train the best configuration again: "
+            "tuner.hypermodel.build(tuner.get_best_hyperparameters()[0])"
+        )
+
+    def save(self) -> None:
+        if not self._remembers:  # an `OptunaOracle` keeps the trials as they end
+            super().save()
+
+    # The search.
+
+    def results(
+        self, training: Training, stop: Callable[[], bool] = lambda: False
+    ) -> Iterator[TrialResult]:
+        """Trains until the oracle has no more trials, and yields the results as they come.
+
+        Args:
+            training: The data and the settings.
+            stop: Asked before trials are begun; true ends the search.
+        """
+        self._choose(training)
+        while not stop():
+            trials = {}
+            for trial in self._ask():
+                trials[trial.trial_id] = trial
+            if not trials:
+                return
+            asked = [self._asked(trial) for trial in trials.values()]
+            yield from self._run(list(trials.values()), asked, training)
+
+    def train(self, training: Training, asked: Sequence[Asked], **options: Any):
+        """Trains given trials, together where that is the strategy, and yields their results."""
+        self._choose(training)
+        if self._chosen != "fit" and asked:
+            try:
+                yield from train_together(
+                    training, self.hypermodel, asked, strategy=self._chosen, **options
+                )
+                return
+            except Exception as error:
+                self.note(f"One by one, because together they failed: {one_line(error)}")
+        for trial in asked:
+            yield training.run(self.hypermodel, trial)
+
+    def _run(self, trials: list[Trial], asked: list[Asked], training: Training):
+        if self._chosen == "fit":
+            for trial, what in zip(trials, asked, strict=True):
+                result = training.run(self.hypermodel, what, self._is_hopeless(trial))
+                self._tell(trial, result)
+                yield result
+            return
+        options = {}
+        if self._remembers:
+            ids = [trial.trial_id for trial in trials]
+
+            def survivors(curves: Mapping[int, Sequence[float]]) -> list[int]:
+                kept = self.oracle.survivors({ids[i]: curve for i, curve in curves.items()})
+                return [ids.index(trial_id) for trial_id in kept]
+
+            options = {"rungs": self.oracle.rungs(training.epochs), "survivors": survivors}
+        results = list(self.train(training, asked, **options))
+        for trial, result in zip(trials, results, strict=True):
+            self._tell(trial, result)
+        yield from results
+
+    def _ask(self) -> list[Trial]:
+        if self._remembers:
+            whole = self._chosen != "fit" and isinstance(self.oracle.pruner, Halving)
+            lanes = 1 if self._chosen == "fit" else self.lanes
+            return self.oracle.create_trials(
+                self.tuner_id, max(lanes, self.oracle.block) if whole else lanes
+            )
+        names = [self.tuner_id]
+        if self._chosen != "fit":
+            names = [f"{self.tuner_id}-{lane}" for lane in range(self.lanes)]
+        trials = [self.oracle.create_trial(name) for name in names]
+        return [trial for trial in trials if trial.status == TrialStatus.RUNNING]
+
+    def _asked(self, trial: Trial) -> Asked:
+        values = dict(trial.hyperparameters.values)
+        number = trial.trial_id.rpartition("-")[2]
+        return Asked(
+            optimizer=values.pop("optimizer", ""),
+            role=SEARCH,
+            number=int(number),
+            seed=self.seed,
+            hyperparameters=values,
+        )
+
+    def _is_hopeless(self, trial: Trial) -> Callable[[int, dict[str, float]], bool] | None:
+        if not self._remembers or self.oracle.pruner is None:
+            return None
+
+        def ask(epoch: int, logs: dict[str, float]) -> bool:
+            told = self.oracle.update_trial(trial.trial_id, logs, step=epoch)
+            return told.status == TrialStatus.STOPPED
+
+        return ask
+
+    def _tell(self, trial: Trial, result: TrialResult) -> None:
+        if self._remembers:
+            self.oracle.describe(trial.trial_id, dataclasses.asdict(result))
+        elif result.status == OK:
+            last = {name: curve[-1] for name, curve in result.curves.items()}
+            self.oracle.update_trial(trial.trial_id, last, step=result.epoch - 1)
+        good = result.status == OK
+        trial.status = TrialStatus.COMPLETED if good else TrialStatus.FAILED
+        trial.message = result.cause
+        self.oracle.end_trial(trial)
+
+    def _choose(self, training: Training) -> None:
+        """Decides how to train, once."""
+        if self._chosen is None:
+            self._chosen = self.strategy
+            if self.strategy == "auto":
+                can = keras.config.backend() == "jax" and isinstance(
+                    self.hypermodel, OptimizerHyperModel
+                )
+                self._chosen = "map" if can and not training.callbacks else "fit"
