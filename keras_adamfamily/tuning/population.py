@@ -1,16 +1,16 @@
 """Many trials of one Keras model in one XLA program, on Keras's JAX backend.
 
 A *lane* is one trial's place in the program: a seed, and a value for each hyperparameter that
-differs between the trials. On JAX a compiled model's `train_step(state, data)` is pure, so that
-`fit` becomes a `scan` over epochs and batches, and a population a `map` or `vmap` of it over the
-lanes' states, spread over the devices there are. It is Keras's own step: losses, metrics, Dropout,
-BatchNormalization, regularizers and a `train_step` of one's own work as in `fit`.
+differs between the trials. On JAX a compiled model's `train_step(state, data)` is pure, so that an
+epoch of `fit` becomes a `scan` over batches, and one of a population a loop or `vmap` of it over
+the lanes' states, spread over the devices there are. It is Keras's own step: losses, metrics,
+Dropout, BatchNormalization, regularizers and a `train_step` of one's own work as in `fit`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +18,10 @@ import keras
 import numpy as np
 
 from keras_adamfamily.base import FamilyOptimizer
+from keras_adamfamily.tuning.program import Program, variables_of
+from keras_adamfamily.tuning.stopping import Stopping, check_early_stopping
+from keras_adamfamily.tuning.variables import with_variables
+from keras_adamfamily.tuning.xla import need_jax, use_all_cores
 from keras_adamfamily.validation import check_choice, check_integer
 
 if keras.backend.backend() == "jax":
@@ -25,26 +29,7 @@ if keras.backend.backend() == "jax":
     from jax.sharding import Mesh, NamedSharding
     from jax.sharding import PartitionSpec as Spec
 
-
-def use_all_cores() -> None:
-    """Makes a JAX device of each CPU core, so that each core trains lanes of its own.
-
-    By default all cores are one device, of which small models keep one core busy. It has to be
-    called before JAX starts, that is before anything is computed; after that, or where `XLA_FLAGS`
-    or `JAX_NUM_CPU_DEVICES` say how many devices there are, it changes nothing.
-
-    Example:
-
-    >>> from keras_adamfamily.tuning import population
-    >>> population.use_all_cores()
-    """
-    _need_jax()
-    flags = os.environ.get("XLA_FLAGS", "")
-    if jax.config.jax_num_cpu_devices < 1 and "host_platform_device_count" not in flags:
-        try:
-            jax.config.update("jax_num_cpu_devices", os.cpu_count())
-        except RuntimeError:  # JAX has started
-            pass
+__all__ = ["Population", "use_all_cores"]
 
 
 class Population:
@@ -81,6 +66,12 @@ class Population:
             of an epoch is smaller where it must be.
         validation_batch_size: Examples per step of the evaluation, `batch_size` by default.
         shuffle: Whether each epoch has a new order of the examples, the one of `fit`.
+        class_weight: As in `fit`: class to weight in the loss, 1 for the classes left out.
+        early_stopping: A `keras.callbacks.EarlyStopping`, applied to each lane as `fit` does, with
+            `restore_best_weights=False`. A lane whose loss, validation loss or monitored value is
+            not finite stops in any case. With `"map"` stopped lanes take no time.
+        evaluate_average: Whether to evaluate at the optimizer's moving average of the weights, as
+            `kaf.callbacks.EvaluateEMAWeights` does; the optimizer must have `use_ema=True`.
         strategy: `"map"` runs the lanes of a device one after the other, `"vmap"` all at once,
             which pays where a lane alone leaves the device idle.
         chunk_size: How many lanes are on the devices at a time at most, an integer >= 1, 128 by
@@ -119,13 +110,14 @@ class Population:
         batch_size: int = 32,
         validation_batch_size: int | None = None,
         shuffle: bool = True,
+        class_weight: Mapping[int, float] | None = None,
+        early_stopping: keras.callbacks.EarlyStopping | None = None,
+        evaluate_average: bool = False,
         strategy: str = "map",
         chunk_size: int = 128,
         devices: Sequence[Any] | None = None,
     ):
-        _need_jax()
-        self.seeds = _checked_seeds(seeds)
-        self.hyperparameters = _checked_values(hyperparameters, len(self.seeds))
+        need_jax()
         self.batch_size = check_integer("batch_size", batch_size, 1)
         self.validation_batch_size = self.batch_size
         if validation_batch_size is not None:
@@ -133,18 +125,95 @@ class Population:
                 "validation_batch_size", validation_batch_size, 1
             )
         self.shuffle = check_choice("shuffle", shuffle, (True, False))
+        self.early_stopping = check_early_stopping(early_stopping)
+        self.evaluate_average = check_choice("evaluate_average", evaluate_average, (True, False))
         self.strategy = check_choice("strategy", strategy, ("map", "vmap"))
         self.chunk_size = check_integer("chunk_size", chunk_size, 1)
         self._mesh = Mesh(np.array(devices or jax.devices()), ("lanes",))
         train, self._examples = _arrays("train", train)
+        if class_weight is not None:
+            train = _with_class_weight(train, class_weight)
         validation = validation and _arrays("validation", validation)[0]
-        self._build(build_model, jax.tree.map(lambda array: array[: self.batch_size], train))
         self._data = jax.device_put((train, validation), NamedSharding(self._mesh, Spec()))
-        self._program = jax.jit(self._train_lanes, donate_argnums=0)
+        self._batch = jax.tree.map(lambda array: array[: self.batch_size], train)
+        self._build_model, self._names = build_model, set(hyperparameters)
+        self._program, self._initial, self._room = None, {}, 0
+        self.restart(hyperparameters, seeds)
 
     def __len__(self) -> int:
         """The number of lanes."""
         return len(self.seeds)
+
+    @property
+    def epochs(self) -> np.ndarray:
+        """How many epochs each lane has trained: those before it stopped, and the one it did in."""
+        return self._stopping.epochs.copy()
+
+    @property
+    def stopped(self) -> np.ndarray:
+        """`None` for each lane that goes on, or why it stopped.
+
+        `"early stopping"`, or what was not finite: `"loss not finite"`.
+        """
+        return self._stopping.reasons.copy()
+
+    def restart(self, hyperparameters: Mapping[str, Sequence[float]], seeds: Sequence[int]) -> None:
+        """Begins again with new lanes in the same program, which need not be compiled again.
+
+        Args:
+            hyperparameters: As in the constructor, of the same names.
+            seeds: As in the constructor. With `"map"`, fewer lanes than before never need another
+                program; with `"vmap"`, as many do not.
+
+        Raises:
+            ValueError: If an argument is not valid.
+        """
+        seeds = _checked_seeds(seeds)
+        values = _checked_values(hyperparameters, len(seeds))
+        if set(values) != self._names:
+            raise ValueError(
+                "`hyperparameters` must be those that the population was made with: "
+                f"{', '.join(sorted(self._names))}. Received: {', '.join(sorted(values))}"
+            )
+        self._initial = {
+            seed: self._initial.get(seed) or self._initial_state(seed)
+            for seed in dict.fromkeys(seeds)
+        }
+        self._draws = {
+            seed: _Orders(random, self._examples, self.shuffle)
+            for seed, (_, random) in self._initial.items()
+        }
+        self.seeds, self.hyperparameters = seeds, values
+        self._state = jax.tree.map(
+            lambda *leaves: np.stack(leaves), *(self._initial[seed][0] for seed in seeds)
+        )
+        self._set_hyperparameters(values)
+        self._stopping = Stopping(len(seeds), self.early_stopping, self._program.model)
+
+    def keep(self, lanes: Sequence[int]) -> None:
+        """Goes on with some of the lanes, exactly as if the others were still there.
+
+        Args:
+            lanes: Their numbers, integers from 0, each once. In this order they are the lanes
+                0, 1, ... from now on.
+
+        Raises:
+            ValueError: If there is no such lane, or a number comes twice, or there is none.
+        """
+        chosen = np.asarray(lanes)
+        if (
+            chosen.ndim != 1
+            or not len(chosen)
+            or chosen.dtype.kind not in "iu"
+            or len(set(chosen.tolist()) & set(range(len(self)))) < len(chosen)
+        ):
+            raise ValueError(
+                f"`lanes` must be different integers in [0, {len(self)}). Received: lanes={lanes!r}"
+            )
+        self.seeds = [self.seeds[lane] for lane in chosen]
+        self.hyperparameters = {name: v[chosen] for name, v in self.hyperparameters.items()}
+        self._state = jax.tree.map(lambda leaf: leaf[chosen], self._state)
+        self._stopping.keep(chosen)
 
     def train(
         self,
@@ -153,7 +222,7 @@ class Population:
         validation_freq: int = 1,
         progress: Callable[[int, int], None] | None = None,
     ) -> dict[str, np.ndarray]:
-        """Trains every lane for `epochs` more epochs.
+        """Trains every lane that has not stopped for `epochs` more epochs.
 
         Args:
             epochs: An integer >= 1. The orders of the examples are drawn for all of them at the
@@ -165,10 +234,12 @@ class Population:
         Returns:
             The learning curves by the names that `fit` gives them, one row per lane: `"loss"` and
             the metrics of shape (lanes, epochs), and with the prefix `"val_"` those of the
-            validation data, of shape (lanes, epochs / validation_freq).
+            validation data, of shape (lanes, epochs / validation_freq). NaN where a lane had
+            stopped.
 
         Raises:
-            ValueError: If an argument is out of range.
+            ValueError: If an argument is out of range, or there is nothing by the name that
+                `early_stopping` monitors.
         """
         epochs = check_integer("epochs", epochs, 1)
         validation_freq = check_integer("validation_freq", validation_freq, 1)
@@ -177,31 +248,25 @@ class Population:
                 "`validation_freq` must divide `epochs`. "
                 f"Received: validation_freq={validation_freq}, epochs={epochs}"
             )
-        shape = (epochs // validation_freq, validation_freq, self._examples)
-        orders = {seed: draw(epochs).reshape(shape) for seed, draw in self._draws.items()}
-        spread = NamedSharding(self._mesh, Spec("lanes"))
-        parts = []
-        for lanes, kept in self._chunks():
-            state = jax.tree.map(lambda leaf, lanes=lanes: leaf[lanes], self._state)
-            order = np.stack([orders[self.seeds[lane]] for lane in lanes])
-            state, order = jax.device_put((state, order), spread)
-            result = jax.device_get(self._program(state, order, *self._data))
-            parts.append(jax.tree.map(lambda leaf, kept=kept: leaf[:kept], result))
+        orders = {seed: draw(epochs) for seed, draw in self._draws.items()}
+        curves = {}
+        running = self._stopping.running
+        done = len(self) - len(running)
+        for lanes in np.array_split(running, math.ceil(len(running) / self.chunk_size) or 1):
+            for epoch, on, logs in self._epochs(lanes, orders, epochs, validation_freq):
+                for name, values in logs.items():
+                    curve = curves.setdefault(
+                        name, np.full((len(self), epochs), np.nan, values.dtype)
+                    )
+                    curve[on, epoch] = values
+            done += len(lanes)
             if progress is not None:
-                progress(lanes[kept - 1] + 1, len(self))
-        self._state, curves = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
-        return {name: curve.reshape(len(self), -1) for name, curve in curves.items()}
-
-    def _chunks(self):
-        """Equal chunks of lanes, a multiple of the devices, and how many of each are to be kept.
-
-        The last lane is repeated where there are not enough.
-        """
-        count, devices = len(self), self._mesh.size
-        size = math.ceil(count / math.ceil(count / self.chunk_size))
-        size = math.ceil(size / devices) * devices
-        for first in range(0, count, size):
-            yield np.minimum(np.arange(first, first + size), count - 1), min(size, count - first)
+                progress(done, len(self))
+        every = slice(validation_freq - 1, None, validation_freq)
+        return {
+            name: curve[:, every] if name.startswith("val_") else curve
+            for name, curve in curves.items()
+        }
 
     def model(self, lane: int) -> keras.Model:
         """The model with the weights of a lane, to evaluate, predict with or save.
@@ -216,153 +281,137 @@ class Population:
             IndexError: If there is no such lane.
         """
         lane = range(len(self))[lane]
-        for variables, leaves in zip(_variables(self._model), self._state, strict=True):
+        model = self._program.model
+        for variables, leaves in zip(variables_of(model), self._state, strict=True):
             for variable, leaf in zip(variables, leaves, strict=True):
                 variable.assign(leaf[lane])
-        self._model.optimizer.finalize_variable_values(self._model.trainable_variables)
-        return self._model
+        model.optimizer.finalize_variable_values(model.trainable_variables)
+        return model
 
     # The lanes' states: the values of the variables, stacked, in host memory.
 
-    def _build(self, build_model, batch) -> None:
-        """Builds the model for each seed; the step of the first one is the program of all lanes."""
-        self._draws, states, model = {}, {}, None
-        for seed in dict.fromkeys(self.seeds):
-            keras.utils.set_random_seed(seed)
-            previous, model = model, _checked_model(build_model())
-            if model is previous:
-                raise ValueError("`build_model` must build a new model at each call")
-            values = self._prepare_optimizer(model)
-            model._symbolic_build(data_batch=batch)
-            self._draws[seed] = _Orders(self._examples, self.shuffle)
-            states[seed] = [[np.asarray(v.value) for v in group] for group in _variables(model)]
-            if previous is None:
-                self._model = model
-        optimizer = self._model.optimizer
-        place = {id(variable): i for i, variable in enumerate(optimizer.variables)}
-        self._step, self._rate = (
-            place[id(optimizer._iterations)],
-            place[id(optimizer._learning_rate)],
-        )
-        self._model.reset_metrics()
-        self._no_metrics = [np.asarray(v.value) for v in self._model.metrics_variables]
-        self._state = jax.tree.map(
-            lambda *leaves: np.stack(leaves), *(states[seed] for seed in self.seeds)
-        )
-        for name, of_lanes in values.items():
-            variable = optimizer._tunables.get(name, optimizer._learning_rate)
-            self._state[-1][place[id(variable)]][:] = of_lanes
+    def _initial_state(self, seed: int) -> tuple[list, Any]:
+        """A seed's values of the variables, and NumPy's state, which its orders follow from.
 
-    def _prepare_optimizer(self, model) -> dict[str, np.ndarray]:
+        The step of the first model that is built is the program of all lanes.
+        """
+        keras.utils.set_random_seed(seed)
+        model = _checked_model(self._build_model(), self.evaluate_average)
+        if self._program is not None and model is self._program.model:
+            raise ValueError("`build_model` must build a new model at each call")
+        eta = self._prepare_optimizer(model)
+        model._symbolic_build(data_batch=self._batch)
+        random = np.random.get_state()
+        state = [[np.asarray(v.value) for v in group] for group in variables_of(model)]
+        if self._program is None:
+            self._program = Program(
+                model,
+                eta,
+                self._mesh,
+                batch_size=self.batch_size,
+                validation_batch_size=self.validation_batch_size,
+                evaluate_average=self.evaluate_average,
+                strategy=self.strategy,
+            )
+        return state, random
+
+    def _prepare_optimizer(self, model) -> Callable | None:
         """Gives the model a copy of its optimizer in which the hyperparameters are variables.
 
-        A schedule becomes a multiplier, `self._eta`. Returns the lanes' values of the variables.
+        A schedule becomes a function of the step, which is returned: eta_t.
         """
-        given, values = model.optimizer, dict(self.hyperparameters)
-        config, rate, self._eta = given.get_config(), given._learning_rate, None
+        given, names, changes = model.optimizer, set(self._names), {}
+        rate, eta = given._learning_rate, None
         if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
-            peak = config["learning_rate"] = given._given("initial_learning_rate")
+            peak = given._given("initial_learning_rate")
             if peak is not None:
-                self._eta = lambda step: rate(step) / peak
-        if self._eta is None and not isinstance(rate, keras.Variable):
+                changes["learning_rate"] = peak
+                eta = lambda step: rate(step) / peak  # noqa: E731
+                if "learning_rate" in names:
+                    names.add("initial_learning_rate")
+        if eta is None and not isinstance(rate, keras.Variable):
             raise ValueError(
                 "The learning rate of the model's optimizer must be a float, or a schedule whose "
                 f"peak is known as `initial_learning_rate`. Received: learning_rate={rate!r}"
             )
-        if "learning_rate" in values and (self._eta or not given._given_initial_learning_rate):
+        with self._naming(given):
+            model.optimizer = with_variables(given, names, **changes)
+        return eta
+
+    def _set_hyperparameters(self, values) -> None:
+        """Writes the lanes' values into their states."""
+        optimizer, values = self._program.model.optimizer, dict(values)
+        if "learning_rate" in values and optimizer.is_tunable("initial_learning_rate"):
             values.setdefault("initial_learning_rate", values["learning_rate"])
-        config["tunable"] = [*config["tunable"], *(set(values) - {"learning_rate"})]
-        try:
-            model.optimizer = type(given).from_config(config)
-            for name, of_lanes in values.items():
+        for name, of_lanes in values.items():
+            with self._naming(optimizer):
                 for value in (of_lanes.min(), of_lanes.max()):  # accepted are intervals
-                    setattr(model.optimizer, name, float(value))
+                    setattr(optimizer, name, float(value))
+            self._state[-1][self._program.place[name]][:] = of_lanes
+
+    @contextlib.contextmanager
+    def _naming(self, optimizer):
+        try:
+            yield
         except ValueError as error:
             raise ValueError(
-                f"`hyperparameters` must be floats of the optimizer, {type(given).__name__}, "
+                f"`hyperparameters` must be floats of the optimizer, {type(optimizer).__name__}, "
                 f"at values that it accepts. {error}"
             ) from None
-        return values
 
-    # The program.
+    # Training: the host decides between epochs which lanes go on.
 
-    def _train_lanes(self, states, orders, train, validation):
-        def on_one_device(states, orders, train, validation):
-            def lane(arguments):
-                return self._train_lane(*arguments, train, validation)
+    def _epochs(self, lanes, orders, epochs, validation_freq):
+        """Trains a chunk of lanes; yields each epoch, the lanes that ran in it, and their logs."""
+        lane_of, places = self._seats(lanes)
+        spread = NamedSharding(self._mesh, Spec("lanes"))
+        state = jax.device_put(jax.tree.map(lambda leaf: leaf[lane_of], self._state), spread)
+        for epoch in range(epochs):
+            ran = np.isin(lanes, self._stopping.running)
+            if not ran.any():
+                break
+            running = np.isin(np.arange(len(lane_of)), places[ran]).reshape(self._mesh.size, -1)
+            turns = np.argsort(~running, axis=1, kind="stable").astype("int32").ravel()
+            order = np.stack([orders[self.seeds[lane]][epoch] for lane in lane_of])
+            evaluates = (epoch + 1) % validation_freq == 0
+            spreads = jax.device_put((order, turns, running.sum(axis=1, dtype="int32")), spread)
+            state, logs = self._program(state, *spreads, np.asarray(evaluates), *self._data)
+            self._stopping.check(logs)
+            logs = {
+                name: np.asarray(values)[places[ran]]
+                for name, values in logs.items()
+                if evaluates or not name.startswith("val_")
+            }
+            self._stopping.update(lanes[ran], logs)
+            yield epoch, lanes[ran], logs
+        for leaf, new in zip(jax.tree.leaves(self._state), jax.tree.leaves(state), strict=True):
+            leaf[lanes] = np.asarray(new)[places]
 
-            if self.strategy == "map":
-                return jax.lax.map(lane, (states, orders))
-            return jax.vmap(lane)((states, orders))
+    def _seats(self, lanes) -> tuple[np.ndarray, np.ndarray]:
+        """The lane at each place of the program, and the place of each lane.
 
-        spread, everywhere = Spec("lanes"), Spec()
-        return jax.shard_map(
-            on_one_device,
-            mesh=self._mesh,
-            in_specs=(spread, spread, everywhere, everywhere),
-            out_specs=spread,
-            check_vma=False,
-        )(states, orders, train, validation)
-
-    def _train_lane(self, state, orders, train, validation):
-        """`orders` are the rows of `train` in turn, by evaluation, epoch and example."""
-
-        def train_on(carry, rows):
-            return self._train_step(carry, jax.tree.map(lambda array: array[rows], train))
-
-        def evaluate_on(carry, rows):
-            data = jax.tree.map(lambda array: array[rows], validation)
-            weights, others, of_optimizer, metrics = carry
-            logs, (weights, others, metrics) = self._model.test_step(
-                (weights, others, metrics), data
-            )
-            return (weights, others, of_optimizer, metrics), logs
-
-        def epoch(state, order):
-            return self._over_batches(train_on, state, order, self.batch_size)
-
-        def epochs_and_evaluation(state, orders):
-            state, curves = jax.lax.scan(epoch, state, orders)
-            if validation is not None:
-                rows = np.arange(len(jax.tree.leaves(validation)[0]))
-                size = self.validation_batch_size
-                state, logs = self._over_batches(evaluate_on, state, rows, size)
-                curves = {**curves, **{f"val_{name}": value for name, value in logs.items()}}
-            return state, curves
-
-        return jax.lax.scan(epochs_and_evaluation, state, orders)
-
-    def _over_batches(self, step, state, rows, size):
-        """One pass over `rows` with fresh metrics, and the logs of its last step, as in Keras."""
-        whole = len(rows) // size * size
-        carry = (*state, self._no_metrics)
-        if whole:
-            carry, logs = jax.lax.scan(step, carry, rows[:whole].reshape(-1, size))
-            logs = jax.tree.map(lambda log: log[-1], logs)
-        if whole < len(rows):
-            carry, logs = step(carry, rows[whole:])
-        return list(carry[:-1]), logs
-
-    def _train_step(self, carry, data):
-        """Keras's step at `learning_rate * eta_t`; the lane's state keeps `learning_rate`."""
-        weights, others, of_optimizer, metrics = carry
-        rate, of_optimizer = of_optimizer[self._rate], list(of_optimizer)
-        if self._eta is not None:
-            eta = self._eta(of_optimizer[self._step])
-            of_optimizer[self._rate] = rate * eta.astype(rate.dtype)
-        logs, carry = self._model.train_step((weights, others, of_optimizer, metrics), data)
-        weights, others, of_optimizer, metrics = carry
-        of_optimizer[self._rate] = rate
-        return (weights, others, of_optimizer, metrics), logs
+        Each device gets as many. A mapped program has room for more lanes than it runs, which costs
+        nothing: it serves for any number up to that. A spare place repeats some lane.
+        """
+        devices = self._mesh.size
+        needed = math.ceil(len(lanes) / devices)
+        if self.strategy == "map":
+            most = math.ceil(self.chunk_size / devices)
+            needed = self._room = max(self._room, min(1 << (needed - 1).bit_length(), most))
+        parts = np.array_split(np.arange(len(lanes)), devices)
+        places = np.concatenate([i * needed + np.arange(len(p)) for i, p in enumerate(parts)])
+        lane_of = np.full(needed * devices, lanes[0])
+        lane_of[places] = lanes
+        return lane_of, places
 
 
 class _Orders:
-    """The orders in which `fit` would take the examples from here on, drawn from NumPy's state."""
+    """The orders in which `fit` would take the examples, drawn from this state of NumPy's."""
 
-    def __init__(self, examples: int, shuffle: bool):
+    def __init__(self, state: Any, examples: int, shuffle: bool):
         self.examples, self.shuffle = examples, shuffle
         self.random = np.random.RandomState()
-        self.random.set_state(np.random.get_state())
+        self.random.set_state(state)
         if shuffle:  # `fit` draws one to look at the first batch, before it trains
             self.random.permutation(examples)
 
@@ -374,19 +423,7 @@ class _Orders:
         return np.array(orders, "int32")
 
 
-def _variables(model) -> tuple[list, list, list]:
-    return model.trainable_variables, model.non_trainable_variables, model.optimizer.variables
-
-
-def _need_jax() -> None:
-    if keras.backend.backend() != "jax":
-        raise RuntimeError(
-            "A population needs Keras's JAX backend: set KERAS_BACKEND=jax. "
-            f"The backend is {keras.backend.backend()!r}."
-        )
-
-
-def _checked_model(model: Any) -> keras.Model:
+def _checked_model(model: Any, evaluate_average: bool) -> keras.Model:
     if not isinstance(model, keras.Model) or not model.compiled:
         raise ValueError(f"`build_model` must return a compiled keras.Model. It returned {model!r}")
     if not isinstance(model.optimizer, FamilyOptimizer):
@@ -394,6 +431,8 @@ def _checked_model(model: Any) -> keras.Model:
             "`build_model` must compile the model with an optimizer of keras_adamfamily. "
             f"It has {type(model.optimizer).__name__}"
         )
+    if evaluate_average and not model.optimizer.use_ema:
+        raise ValueError("`evaluate_average` needs an optimizer with `use_ema=True`")
     if model.run_eagerly or not model.jit_compile:
         raise ValueError(
             "A population is one XLA program: `build_model` must not compile the model with "
@@ -437,3 +476,22 @@ def _arrays(name: str, data: Any) -> tuple[tuple, int]:
             f"Received the shapes {jax.tree.map(np.shape, data)}"
         )
     return data, sizes.pop()
+
+
+def _with_class_weight(train: tuple, class_weight: Any) -> tuple:
+    """The weights of the classes as weights of the examples, as `fit` makes them."""
+    if len(train) != 2 or not isinstance(train[1], np.ndarray):
+        raise ValueError(
+            "`class_weight` needs training data (x, y) with one array y, and no sample weights"
+        )
+    if not isinstance(class_weight, Mapping):
+        raise ValueError(
+            f"`class_weight` must map classes to weights. Received: class_weight={class_weight!r}"
+        )
+    classes = train[1]
+    if classes.ndim > 1:
+        one_hot = classes.shape[-1] > 1
+        classes = np.argmax(classes, axis=-1) if one_hot else np.squeeze(classes, axis=-1)
+    found, index = np.unique(np.round(classes).astype("int64"), return_inverse=True)
+    weights = [class_weight.get(int(number), 1.0) for number in found]
+    return *train, np.array(weights, keras.config.floatx())[index]
