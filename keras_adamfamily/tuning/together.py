@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 
 from keras_adamfamily import registry
@@ -24,151 +26,206 @@ from keras_adamfamily.tuning.trial import (
     short,
 )
 
+MOST_PROGRAMS = 16
 
-def train_together(
-    training: Training,
-    hypermodel: OptimizerHyperModel,
-    asked: Sequence[Asked],
-    *,
-    strategy: str,
-    rungs: Sequence[int] = (),
-    survivors: Callable[[dict[int, list[float]]], Iterable[int]] | None = None,
-    note: Callable[[str], None] = lambda text: None,
-    **options: Any,
-) -> list[TrialResult]:
+
+class Together:
     """Trains trials as lanes of populations, one for each combination of what is not a number.
+
+    The populations are kept: the next trials of the same kind need no compilation.
 
     Args:
         training: The data and the settings.
         hypermodel: Builds the models.
-        asked: What to train.
         strategy: `"map"` or `"vmap"`.
-        rungs: Epochs after which lanes may be given up.
-        survivors: From the objective by epoch, by the index of the trial, to the indices that go
-            on after a rung.
-        note: Gets a line of text when something begins.
-        **options: Of `Population`.
-
-    Returns:
-        The results, in the order of `asked`.
+        lanes: How many trials are on the devices at a time.
+        note: Gets a line of text when something begins that takes a while.
     """
-    groups = []
-    for members in _programs(hypermodel, asked):
-        trials = {index: asked[index] for index in members}
-        note(f"{len(trials)} trials of {asked[members[0]].optimizer} in one program")
-        groups.append(_Group(training, hypermodel, trials, strategy, options))
-    for begin, end in itertools.pairwise([0, *rungs, training.epochs]):
-        for group in groups:
-            group.train(end - begin)
-        curves = {index: curve for group in groups for index, curve in group.objectives().items()}
-        last = end == training.epochs
-        kept = set(curves if last or not curves else survivors(curves))
-        for group in groups:
-            group.keep([] if last else kept, OK if last else PRUNED)
-    results = {index: result for group in groups for index, result in group.results().items()}
-    return [results[index] for index in range(len(asked))]
 
+    def __init__(
+        self,
+        training: Training,
+        hypermodel: OptimizerHyperModel,
+        strategy: str,
+        lanes: int,
+        note: Callable[[str], None] = lambda text: None,
+    ):
+        self.training, self.hypermodel = training, hypermodel
+        self.strategy, self.lanes, self.note = strategy, lanes, note
+        self._populations: OrderedDict[str, Population] = OrderedDict()
 
-def _programs(hypermodel: OptimizerHyperModel, asked: Sequence[Asked]) -> Iterator[list[int]]:
-    """The indices of the trials that share a program."""
+    def train(
+        self,
+        asked: Sequence[Asked],
+        rungs: Sequence[int] = (),
+        survivors: Callable[[dict[int, list[float]]], Iterable[int]] | None = None,
+    ) -> list[TrialResult]:
+        """Trains trials to their end.
 
-    def statics(index: int) -> str:
-        trial = asked[index]
-        traced = {f"{trial.optimizer}/{name}" for name in hypermodel.space.ranges[trial.optimizer]}
-        rest = {k: v for k, v in trial.hyperparameters.items() if k not in traced}
-        return repr((trial.optimizer, sorted(rest.items())))
+        Args:
+            asked: What to train.
+            rungs: Epochs after which lanes may be given up.
+            survivors: From the objective by epoch, by the index of the trial, to the indices that
+                go on after a rung.
 
-    order = sorted(range(len(asked)), key=lambda index: (statics(index), index))
-    for _, program in itertools.groupby(order, statics):
-        yield list(program)
+        Returns:
+            The results, in the order of `asked`.
+        """
+        groups = [
+            self._group(kind, dict(members))
+            for kind, members in itertools.groupby(
+                sorted(enumerate(asked), key=lambda pair: (self._kind(pair[1]), pair[0])),
+                key=lambda pair: self._kind(pair[1]),
+            )
+        ]
+        epochs = self.training.epochs
+        for begin, end in itertools.pairwise([0, *rungs, epochs]):
+            curves: dict[int, list[float]] = {}
+            for group in groups:
+                curves.update(group.train(end - begin))
+            kept = set(survivors(curves)) if curves and end < epochs else ()
+            for group in groups:
+                group.keep(kept, PRUNED if end < epochs else OK)
+        results = {index: result for group in groups for index, result in group.results()}
+        return [results[index] for index in range(len(asked))]
+
+    def _kind(self, trial: Asked) -> str:
+        """What trials of one program have in common."""
+        traced = {f"{trial.optimizer}/{name}" for name in self._traced(trial)}
+        fixed = {k: v for k, v in trial.hyperparameters.items() if k not in traced}
+        return repr((trial.optimizer, sorted(fixed.items())))
+
+    def _traced(self, trial: Asked) -> Mapping[str, Any]:
+        return self.hypermodel.space.ranges[trial.optimizer]
+
+    def _group(self, kind: str, asked: dict[int, Asked]) -> _Group:
+        start, first = time.perf_counter(), next(iter(asked.values()))
+        values = _values(self._traced(first), asked.values())
+        seeds = [trial.seed for trial in asked.values()]
+        if kind in self._populations:
+            self._populations.move_to_end(kind)
+            self._populations[kind].restart(values, seeds)
+        else:
+            self.note(f"building a program for {first.optimizer}")
+            self._populations[kind] = self._population(first, values, seeds)
+            if len(self._populations) > MOST_PROGRAMS:
+                self._populations.popitem(last=False)
+        group = _Group(asked, self._populations[kind], self.training.objective.name, self.strategy)
+        group.count(time.perf_counter() - start)
+        return group
+
+    def _population(self, first: Asked, values: dict[str, list[float]], seeds: list[int]):
+        training = self.training
+        return Population(
+            lambda: self.hypermodel.build(first.hp()),
+            training.train,
+            training.validation,
+            hyperparameters=values,
+            seeds=seeds,
+            batch_size=self.hypermodel.space.batch_size(first.hyperparameters, training.batch_size),
+            class_weight=training.class_weight,
+            early_stopping=training.early_stopping,
+            evaluate_average=training.evaluate_average,
+            strategy=self.strategy,
+            chunk_size=self.lanes,
+        )
 
 
 class _Group:
     """The lanes of one program, by the indices of their trials."""
 
-    def __init__(self, training, hypermodel, asked: dict[int, Asked], strategy, options):
-        self.training, self.asked, self.strategy = training, asked, strategy
-        first, space = next(iter(asked.values())), hypermodel.space
-        self.start = time.perf_counter()
-        self.population = Population(
-            lambda: hypermodel.build(first.hp()),
-            training.train,
-            training.validation,
-            hyperparameters=_values(space.ranges[first.optimizer], asked.values()),
-            seeds=[trial.seed for trial in asked.values()],
-            batch_size=space.batch_size(first.hyperparameters, training.batch_size),
-            strategy=strategy,
-            **options,
-        )
-        self.finds = registry.find(first.optimizer).cls.facts is not FamilyOptimizer.facts
-        self.setup = (time.perf_counter() - self.start) / len(asked)
+    def __init__(self, asked: dict[int, Asked], population: Population, objective: str, strategy):
+        self.asked, self.population, self.objective = asked, population, objective
+        self.strategy = strategy
+        optimizer = next(iter(asked.values())).optimizer
+        self.finds = registry.find(optimizer).cls.facts is not FamilyOptimizer.facts
         self.alive = list(asked)  # in the order of the lanes
         self.known: dict[int, dict[str, Any]] = {
-            index: {"status": OK, "cause": None, "curves": {}, "facts": {}, "seconds": self.setup}
+            index: {"status": None, "cause": None, "curves": {}, "facts": {}, "seconds": 0.0}
             for index in asked
         }
 
-    def train(self, epochs: int) -> None:
-        """Trains on, and takes up the curves, until the first value that is not finite."""
+    def count(self, seconds: float) -> None:
+        """Shares time between the lanes that are there."""
+        for index in self.alive:
+            self.known[index]["seconds"] += seconds / len(self.alive)
+
+    def train(self, epochs: int) -> dict[int, list[float]]:
+        """Trains on; returns the objective by epoch of the lanes that have not stopped."""
         if not self.alive:
-            return
+            return {}
         start = time.perf_counter()
         curves = self.population.train(epochs)
-        seconds = (time.perf_counter() - start) / len(self.alive)
+        self.count(time.perf_counter() - start)
         for lane, index in enumerate(self.alive):
-            self.known[index]["seconds"] += seconds
-            self._take(self.known[index], {name: curve[lane] for name, curve in curves.items()})
+            self._take(
+                self.known[index],
+                {name: curve[lane] for name, curve in curves.items()},
+                self.population.epochs[lane],
+                self.population.stopped[lane],
+            )
+        return {
+            index: self.known[index]["curves"][self.objective]
+            for index in self.alive
+            if self.known[index]["status"] is None
+        }
 
-    def _take(self, known: dict[str, Any], curves: dict[str, np.ndarray]) -> None:
-        names = [n for n in ("loss", "val_loss", self.training.objective.name) if n in curves]
-        bad = np.flatnonzero(~np.isfinite([curves[name] for name in names]).all(0))
-        end = bad[0] + 1 if len(bad) else None
+    def _take(self, known, curves: dict[str, np.ndarray], trained: int, stopped: str | None):
+        """Takes up the curves, until the first value that is not finite."""
+        before = len(next(iter(known["curves"].values()), ()))
+        curves = {name: curve[: trained - before] for name, curve in curves.items()}
+        watched = [name for name in ("loss", "val_loss", self.objective) if name in curves]
+        bad = np.flatnonzero(~np.isfinite([curves[name] for name in watched]).all(0))
         for name, curve in curves.items():
-            known["curves"].setdefault(name, []).extend(map(short, curve[:end]))
+            part = curve[: bad[0] + 1] if len(bad) else curve
+            known["curves"].setdefault(name, []).extend(map(short, part))
         if len(bad):
-            known["status"] = DIVERGED
-            lost = [name for name in dict.fromkeys(names) if known["curves"][name][-1] is None]
-            known["cause"] = f"{', '.join(lost)} not finite"
-
-    def objectives(self) -> dict[int, list[float]]:
-        """The objective by epoch of the lanes that are still there and have not diverged."""
-        name = self.training.objective.name
-        curves = {index: self.known[index]["curves"][name] for index in self.alive}
-        return {i: curve for i, curve in curves.items() if self.known[i]["status"] == OK}
+            lost = [name for name in dict.fromkeys(watched) if known["curves"][name][-1] is None]
+            known["status"], known["cause"] = DIVERGED, f"{', '.join(lost)} not finite"
+        elif stopped:
+            known["status"] = OK
 
     def keep(self, kept: Container[int], status: str) -> None:
-        """Goes on with some lanes; the others end, with this status unless they have diverged."""
-        lanes = [lane for lane, index in enumerate(self.alive) if index in kept]
+        """Goes on with some lanes; the others end, with this status if they have none."""
+        lanes = []
         for lane, index in enumerate(self.alive):
-            if lane in lanes:
+            known = self.known[index]
+            if index in kept and known["status"] is None:
+                lanes.append(lane)
                 continue
-            if self.known[index]["status"] == OK:
-                self.known[index]["status"] = status
+            known["status"] = known["status"] or status
             if self.finds:
-                self.known[index]["facts"] = facts_of(self.population.model(lane).optimizer)
-        self.alive = [self.alive[lane] for lane in lanes]
-        if lanes:
+                known["facts"] = facts_of(self.population.model(lane).optimizer)
+        if lanes and len(lanes) < len(self.alive):
             self.population.keep(lanes)
+        self.alive = [self.alive[lane] for lane in lanes]
 
-    def results(self) -> dict[int, TrialResult]:
-        results = {}
+    def results(self) -> Iterable[tuple[int, TrialResult]]:
         for index, known in self.known.items():
-            objective = known["curves"][self.training.objective.name]
-            results[index] = self.asked[index].result(
-                **{**known, "seconds": round(known["seconds"], 3)},
-                score=None if known["status"] == DIVERGED else objective[-1],
-                epoch=len(objective),
-                strategy=self.strategy,
+            objective = known["curves"][self.objective]
+            yield (
+                index,
+                self.asked[index].result(
+                    **{**known, "seconds": round(known["seconds"], 3)},
+                    score=None if known["status"] == DIVERGED else objective[-1],
+                    epoch=len(objective),
+                    strategy=self.strategy,
+                ),
             )
-        return results
 
 
-def _values(ranges: dict[str, Any], asked: Iterable[Asked]) -> dict[str, list[float]]:
+def _values(traced: Iterable[str], asked: Iterable[Asked]) -> dict[str, list[float]]:
     """The values of the lanes by the names that the optimizer has for them."""
-    values = {}
-    for name in ranges:
+    asked, values = list(asked), {}
+    for name in traced:
         of_lanes = [trial.hyperparameters[f"{trial.optimizer}/{name}"] for trial in asked]
         if name.startswith("one_minus_"):
             name, of_lanes = name.removeprefix("one_minus_"), [1.0 - v for v in of_lanes]
         values[name] = of_lanes
     return values
+
+
+def only_early_stopping(callbacks: Iterable[keras.callbacks.Callback]) -> bool:
+    """Whether populations can do what the callbacks do."""
+    callbacks = list(callbacks)
+    return len(callbacks) < 2 and all(type(c) is keras.callbacks.EarlyStopping for c in callbacks)

@@ -138,6 +138,12 @@ class Training:
     class_weight: dict[int, float] | None = None
     evaluate_average: bool = False
 
+    @property
+    def early_stopping(self) -> keras.callbacks.EarlyStopping | None:
+        """The one among the callbacks, if any."""
+        kind = keras.callbacks.EarlyStopping
+        return next((c for c in self.callbacks if type(c) is kind), None)
+
     @classmethod
     def from_fit(
         cls,

@@ -12,7 +12,7 @@ from keras_tuner.engine.trial import Trial, TrialStatus
 
 from keras_adamfamily.tuning.hypermodel import OptimizerHyperModel
 from keras_adamfamily.tuning.oracle import Halving, OptunaOracle
-from keras_adamfamily.tuning.together import train_together
+from keras_adamfamily.tuning.together import Together, only_early_stopping
 from keras_adamfamily.tuning.trial import OK, SEARCH, Asked, Training, TrialResult, one_line
 from keras_adamfamily.validation import check_choice, check_integer
 
@@ -69,6 +69,7 @@ class OptimizerTuner(keras_tuner.Tuner):
         self.seed = check_integer("seed", seed, 0)
         self.note = note
         self._chosen: str | None = None
+        self._together: Together | None = None
         super().__init__(oracle, hypermodel, **kwargs)
         self._remembers = isinstance(oracle, OptunaOracle) and self.oracle is oracle
 
@@ -129,14 +130,18 @@ class OptimizerTuner(keras_tuner.Tuner):
             asked = [self._asked(trial) for trial in trials.values()]
             yield from self._run(list(trials.values()), asked, training)
 
-    def train(self, training: Training, asked: Sequence[Asked], **options: Any):
-        """Trains given trials, together where that is the strategy, and yields their results."""
+    def train(self, training: Training, asked: Sequence[Asked], **halving: Any):
+        """Trains given trials, together where that is the strategy, and yields their results.
+
+        Args:
+            training: The data and the settings.
+            asked: What to train.
+            **halving: `rungs` and `survivors` of `Together.train`.
+        """
         self._choose(training)
-        if self._chosen != "fit" and asked:
+        if self._together is not None and asked:
             try:
-                yield from train_together(
-                    training, self.hypermodel, asked, strategy=self._chosen, **options
-                )
+                yield from self._together.train(asked, **halving)
                 return
             except Exception as error:
                 self.note(f"One by one, because together they failed: {one_line(error)}")
@@ -211,10 +216,15 @@ class OptimizerTuner(keras_tuner.Tuner):
 
     def _choose(self, training: Training) -> None:
         """Decides how to train, once."""
-        if self._chosen is None:
-            self._chosen = self.strategy
-            if self.strategy == "auto":
-                can = keras.config.backend() == "jax" and isinstance(
-                    self.hypermodel, OptimizerHyperModel
-                )
-                self._chosen = "map" if can and not training.callbacks else "fit"
+        if self._chosen is not None:
+            return
+        self._chosen = self.strategy
+        if self.strategy == "auto":
+            can = keras.config.backend() == "jax" and isinstance(
+                self.hypermodel, OptimizerHyperModel
+            )
+            self._chosen = "map" if can and only_early_stopping(training.callbacks) else "fit"
+        if self._chosen != "fit":
+            self._together = Together(
+                training, self.hypermodel, self._chosen, self.lanes, self.note
+            )
