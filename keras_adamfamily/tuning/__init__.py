@@ -1,6 +1,7 @@
 """Search for the learning rate and the weight decay of several optimizers, and compare them."""
 
 try:
+    from keras_adamfamily.tuning.comparison import StudyComparison, compare
     from keras_adamfamily.tuning.hypermodel import OptimizerHyperModel
     from keras_adamfamily.tuning.leaderboard import LeaderboardRow
     from keras_adamfamily.tuning.search import tune
@@ -21,6 +22,8 @@ __all__ = [
     "OptimizerHyperModel",
     "SearchSpace",
     "Study",
+    "StudyComparison",
     "TrialResult",
+    "compare",
     "tune",
 ]
