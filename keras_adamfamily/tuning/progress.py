@@ -141,13 +141,23 @@ def fresh(row: LeaderboardRow) -> str:
 
 def count(row: LeaderboardRow) -> str:
     """The number of trials and what became of them: "8, 1 diverged"."""
-    lost = {"diverged": row.diverged, "failed": row.failed}
+    lost = {"pruned": row.pruned, "diverged": row.diverged, "failed": row.failed}
     return ", ".join([str(row.trials), *(f"{n} {what}" for what, n in lost.items() if n)])
 
 
 def seconds(row: LeaderboardRow) -> str:
     """The median time of a trial: "1.6"."""
     return "-" if row.seconds is None else f"{row.seconds:.1f}"
+
+
+def duration(total: float) -> str:
+    """A time to read: "42 s", "3:05 min", "2:10 h"."""
+    whole = round(total)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60}:{whole % 60:02d} min"
+    return f"{whole // 3600}:{whole % 3600 // 60:02d} h"
 
 
 def number(value) -> str:
