@@ -51,6 +51,7 @@ th button { all: unset; cursor: pointer; }
 th button:focus-visible { outline: 2px solid var(--link); outline-offset: 2px; }
 th[aria-sort=ascending] button::after { content: " \\2191"; }
 th[aria-sort=descending] button::after { content: " \\2193"; }
+td:last-child { white-space: normal; }
 td.wide { white-space: normal; min-width: 16rem; overflow-wrap: anywhere; }
 tr.best td { color: var(--best); font-weight: 600; }
 pre { background: var(--card); padding: 1rem; overflow-x: auto; border-radius: 6px;
