@@ -1,6 +1,7 @@
 """Search for the learning rate and the weight decay of several optimizers, and compare them."""
 
 try:
+    from keras_adamfamily.tuning.comparison import StudyComparison, compare
     from keras_adamfamily.tuning.hypermodel import OptimizerHyperModel
     from keras_adamfamily.tuning.leaderboard import LeaderboardRow
     from keras_adamfamily.tuning.oracle import Halving, OptunaOracle
@@ -26,6 +27,8 @@ __all__ = [
     "OptunaOracle",
     "SearchSpace",
     "Study",
+    "StudyComparison",
     "TrialResult",
+    "compare",
     "tune",
 ]

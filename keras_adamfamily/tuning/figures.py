@@ -5,50 +5,146 @@ from __future__ import annotations
 import html
 import math
 import statistics
+from collections.abc import Iterable, Sequence
 
+import numpy as np
 import plotly.graph_objects as go
 
+from keras_adamfamily.tuning import evidence
+from keras_adamfamily.tuning.leaderboard import LeaderboardRow
 from keras_adamfamily.tuning.study import Study
-from keras_adamfamily.tuning.trial import OK, SEARCH, TrialResult
+from keras_adamfamily.tuning.trial import OK, PRUNED, SEARCH, TrialResult
 
 # Okabe and Ito's colors, told apart by color-blind readers, on white and on black.
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#999999")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "star", "hexagon", "pentagon")
+DASHES = ("solid", "dash", "dot")
+LOST = "#D55E00"
 GRID = "rgba(128, 128, 128, 0.25)"
 
 
+# Fresh seeds.
+
+
+def forest(rows: Sequence[LeaderboardRow], objective: str, names: Sequence[str]) -> go.Figure:
+    """Each optimizer's mean on fresh seeds with its interval, and the runs that it is made of.
+
+    `names` gives the order of the colors.
+    """
+    rows = [row for row in rows if row.mean is not None]
+    figure = _figure(objective, "", height=90 + 44 * len(rows))
+    for row in rows:
+        name, color = html.escape(row.optimizer), COLORS[names.index(row.optimizer) % len(COLORS)]
+        runs = [score for score in row.finals.values() if score is not None]
+        figure.add_scatter(
+            x=runs,
+            y=[name] * len(runs),
+            mode="markers",
+            hovertemplate="one run: %{x:.4f}<extra></extra>",
+            marker={"color": color, "size": 7, "opacity": 0.35},
+        )
+        bars = None
+        if row.low is not None:
+            bars = {
+                "type": "data",
+                "symmetric": False,
+                "array": [row.high - row.mean],
+                "arrayminus": [row.mean - row.low],
+                "color": color,
+                "thickness": 2.5,
+                "width": 7,
+            }
+        figure.add_scatter(
+            x=[row.mean],
+            y=[name],
+            error_x=bars,
+            mode="markers",
+            hovertemplate="mean of " + str(len(runs)) + " runs: %{x:.4f}<extra></extra>",
+            marker={"color": color, "size": 12, "symbol": "diamond"},
+        )
+    figure.update_yaxes(autorange="reversed", type="category", title_text=None, showgrid=False)
+    figure.update_layout(showlegend=False)
+    return figure
+
+
+# Training.
+
+
 def learning_curves(study: Study, metric: str) -> go.Figure:
-    """A metric by epoch, for the best trial of each optimizer."""
+    """A metric by epoch: the best trial of each optimizer, and behind it all others, faint."""
     figure = _figure("epoch", metric)
+    everything, bests = [], []
     for index, optimizer in enumerate(study.space.optimizers):
+        trials = [t for t in study.scoring.of(SEARCH, optimizer) if metric in t.curves]
         best = study.scoring.best_trial(optimizer)
+        x, y = [], []
+        for trial in trials:
+            curve = trial.curves[metric]
+            everything += [value for value in curve if value is not None]
+            x += [*range(1, len(curve) + 1), None]
+            y += [*curve, None]
+        style = _line(index)
+        figure.add_scatter(
+            x=x,
+            y=y,
+            mode="lines",
+            line={"color": style["color"], "width": 1},
+            opacity=0.22,
+            hoverinfo="skip",
+            showlegend=False,
+            legendgroup=str(index),
+        )
         if best is not None and metric in best.curves:
             curve = best.curves[metric]
+            bests += [value for value in curve if value is not None]
             figure.add_scatter(
                 x=list(range(1, len(curve) + 1)),
                 y=curve,
                 name=html.escape(optimizer),
+                legendgroup=str(index),
                 mode="lines+markers",
-                line={"color": COLORS[index % len(COLORS)]},
+                line=style | {"width": 2.5},
                 marker={"symbol": SYMBOLS[index % len(SYMBOLS)], "size": 6},
+                hovertemplate="epoch %{x}: %{y:.4g}<extra>" + html.escape(optimizer) + "</extra>",
             )
+    if everything:
+        inner = np.quantile(everything, [0.02, 0.85])  # what explodes must not hide the rest
+        figure.update_yaxes(range=_padded([*bests, *inner]))
     return figure
 
 
+# The search.
+
+
 def sensitivity(study: Study) -> go.Figure:
-    """The score by learning rate: a broad top means that the rate needs little care."""
+    """The score by learning rate, and its upper envelope: a broad top needs little care."""
     figure = _figure("learning rate", study.settings.objective)
     figure.update_xaxes(**_log_axis(study, "learning_rate"))
+    low, high = _score_range(study)
+    figure.update_yaxes(range=_padded([low, high]))
     for index, optimizer in enumerate(study.space.optimizers):
-        points = [t for t in _points(study, optimizer, "learning_rate") if t.status == OK]
+        points = [t for t in _points(study, optimizer, "learning_rate") if t.score is not None]
+        shown = {"legendgroup": str(index), "name": html.escape(optimizer)}
+        x, y = _envelope(study, points)
+        figure.add_scatter(
+            x=x,
+            y=y,
+            **shown,
+            mode="lines",
+            line=_line(index) | {"shape": "linear"},
+            hoverinfo="skip",
+            showlegend=False,
+        )
         figure.add_scatter(
             x=[t.short_hyperparameters["learning_rate"] for t in points],
-            y=[t.score for t in points],
-            name=html.escape(optimizer),
+            y=[min(max(t.score, low), high) for t in points],
+            **shown,
             mode="markers",
+            text=[_label(study, t) for t in points],
+            hovertemplate="%{text}<extra></extra>",
             marker={
                 "color": COLORS[index % len(COLORS)],
-                "symbol": SYMBOLS[index % len(SYMBOLS)],
+                "symbol": [_symbol(index, t) for t in points],
                 "size": 9,
                 "opacity": 0.85,
             },
@@ -56,40 +152,212 @@ def sensitivity(study: Study) -> go.Figure:
     return figure
 
 
+def good_rates(study: Study, optimizer: str) -> tuple[float, float, float] | None:
+    """The lowest and the highest learning rate at which the envelope is close to its best.
+
+    Returns:
+        The two, and how many decades of rates are good, gaps left out; `None` without a trial.
+    """
+    rates, scores = _envelope(study, _points(study, optimizer, "learning_rate"))
+    if not rates:
+        return None
+    x = np.log10(rates)
+    costs = np.array([study.scoring.cost(score) for score in scores])
+    fine = np.linspace(x[0], x[-1], 1001)
+    good = np.interp(fine, x, costs) <= costs.min() + close(study)
+    width = float(good.mean() * (x[-1] - x[0]))
+    return float(10 ** fine[good][0]), float(10 ** fine[good][-1]), width
+
+
+def close(study: Study) -> float:
+    """What counts as close: half of the way from the best of all trials to their median."""
+    scores = [t.score for t in study.trials if t.role == SEARCH and t.status == OK]
+    if not scores:
+        return 0.0
+    costs = [study.scoring.cost(score) for score in scores]
+    return (statistics.median(costs) - min(costs)) / 2.0
+
+
 def rate_by_decay(study: Study, optimizer: str) -> go.Figure:
-    """Every trial of one optimizer, colored by score; a cross is a trial without a score."""
+    """Every trial of one optimizer, colored by score, on a surface that reaches as far as they.
+
+    Trials on a grid become the cells of a heat map. Others are points; the surface between them is
+    a weighted mean of those near by, and left out where none is near.
+    """
     figure = _figure("learning rate", "weight decay, normalized", height=340)
     figure.update_xaxes(**_log_axis(study, "learning_rate"))
     figure.update_yaxes(**_log_axis(study, "weight_decay"))
     trials = _points(study, optimizer, "learning_rate", "weight_decay")
-    scored = [trial for trial in trials if trial.status == OK]
-    lost = [trial for trial in trials if trial.status != OK]
     low, high = _color_range(study)
-    figure.add_scatter(
-        **_at(scored),
-        mode="markers",
-        text=[f"{study.settings.objective} {trial.score:.4f}" for trial in scored],
-        hovertemplate="%{text}<br>rate %{x:.3g}, decay %{y:.3g}<extra></extra>",
-        marker={
-            "size": 14,
-            "color": [trial.score for trial in scored],
-            "cmin": low,
-            "cmax": high,
-            "colorscale": "Viridis",
-            "reversescale": study.settings.direction == "min",
-            "showscale": True,
-            "colorbar": {"thickness": 10, "outlinewidth": 0},
-            "line": {"width": 1, "color": "rgba(128, 128, 128, 0.8)"},
-        },
+    colors = {
+        "colorscale": "Viridis",
+        "reversescale": study.settings.direction == "min",
+    }
+    worst = low if study.settings.direction == "max" else high
+    surface = heat(
+        [(*_place(t), worst if t.score is None else t.score) for t in trials], (low, high)
     )
-    figure.add_scatter(
-        **_at(lost),
-        mode="markers",
-        text=[trial.status for trial in lost],
-        hovertemplate="%{text}<br>rate %{x:.3g}, decay %{y:.3g}<extra></extra>",
-        marker={"size": 10, "symbol": "x", "color": "#D55E00"},
-    )
+    if surface is not None:
+        x, y, z = surface
+        figure.add_heatmap(
+            x=x, y=y, z=z, zmin=low, zmax=high, **colors, opacity=0.6, showscale=False,
+            hoverinfo="skip",
+        )  # fmt: skip
+    for scored in (True, False):
+        own = [t for t in trials if (t.score is not None) == scored]
+        marker = {"size": 10, "symbol": "x", "color": LOST}
+        if scored:
+            marker = {
+                "size": 11,
+                "symbol": ["circle" if t.status == OK else "circle-x" for t in own],
+                "color": [t.score for t in own],
+                "cmin": low,
+                "cmax": high,
+                **colors,
+                "showscale": True,
+                "colorbar": {"thickness": 10, "outlinewidth": 0},
+                "line": {"width": 1.5, "color": "rgba(255, 255, 255, 0.9)"},
+            }
+        figure.add_scatter(
+            x=[_place(t)[0] for t in own],
+            y=[_place(t)[1] for t in own],
+            mode="markers",
+            text=[_label(study, t) for t in own],
+            hovertemplate="%{text}<extra></extra>",
+            marker=marker,
+        )
     figure.update_layout(showlegend=False)
+    return figure
+
+
+def heat(
+    points: Sequence[tuple[float, float, float]], limits: tuple[float, float], cells: int = 36
+) -> tuple[list[float], list[float], list[list[float | None]]] | None:
+    """The cells of a heat map: edges along x, edges along y, and values, `None` where no data is.
+
+    Args:
+        points: `(x, y, value)`, where x and y are positive and shown on logarithmic axes.
+        limits: The range of the colors; values beyond count as its end, or one run that exploded
+            would color its whole neighborhood.
+        cells: Cells along each side, unless the points lie on a grid, whose cells they then fill.
+    """
+    if len(points) < 4:
+        return None
+    x, y = (np.log10([point[axis] for point in points]) for axis in (0, 1))
+    value = np.clip([point[2] for point in points], *limits)
+    columns, rows = np.unique(x.round(6)), np.unique(y.round(6))
+    if min(len(columns), len(rows)) < 2:
+        return None
+    if len(columns) * len(rows) <= 1.25 * len(points):
+        z = np.full((len(rows), len(columns)), np.nan)
+        z[np.searchsorted(rows, y.round(6)), np.searchsorted(columns, x.round(6))] = value
+        edges = [_edges(columns), _edges(rows)]
+    else:
+        edges = [np.linspace(axis.min(), axis.max(), cells + 1) for axis in (x, y)]
+        middle = [(edge[1:] + edge[:-1]) / 2 for edge in edges]
+        scale = [np.ptp(axis) for axis in (x, y)]
+        distance = sum(
+            ((grid[..., None] - axis) / extent) ** 2
+            for grid, axis, extent in zip(np.meshgrid(*middle), (x, y), scale, strict=True)
+        )
+        reach = 0.5 / math.sqrt(len(points))  # half the spacing of a grid of as many points
+        weight = np.exp(-distance / (2 * reach**2))
+        z = (weight * value).sum(-1) / np.maximum(weight.sum(-1), 1e-300)
+        z[distance.min(-1) > (2.5 * reach) ** 2] = np.nan
+    rounded = [[None if np.isnan(v) else float(f"{v:.5g}") for v in row] for row in z]
+    return *([float(f"{10**e:.6g}") for e in edge] for edge in edges), rounded
+
+
+def best_of(study: Study) -> go.Figure:
+    """How good the best of n random trials is: the median over all ways to draw them, and luck."""
+    figure = _figure("trials", f"best {study.settings.objective}")
+    for index, optimizer in enumerate(study.space.optimizers):
+        trials = study.scoring.of(SEARCH, optimizer)
+        costs = [study.scoring.cost(trial.score) for trial in trials]
+        shown = math.ceil(len(costs) / 2)  # beyond, the draws are too much alike
+        lucky, median, unlucky = (
+            [_score(study, cost) for cost in evidence.best_of(costs, chance)[:shown]]
+            for chance in (0.1, 0.5, 0.9)
+        )
+        x = list(range(1, shown + 1))
+        band = [(n, a, b) for n, a, b in zip(x, lucky, unlucky, strict=True) if None not in (a, b)]
+        group = {"legendgroup": str(index), "name": html.escape(optimizer)}
+        if band:
+            n, top, bottom = (list(part) for part in zip(*band, strict=True))
+            figure.add_scatter(
+                x=n + n[::-1],
+                y=top + bottom[::-1],
+                **group,
+                mode="lines",
+                line={"width": 0},
+                fill="toself",
+                fillcolor=COLORS[index % len(COLORS)],
+                opacity=0.16,
+                hoverinfo="skip",
+                showlegend=False,
+            )
+        figure.add_scatter(
+            x=x,
+            y=median,
+            **group,
+            mode="lines",
+            line=_line(index) | {"width": 2.5},
+            hovertemplate="best of %{x}: %{y:.4f}<extra>" + html.escape(optimizer) + "</extra>",
+        )
+    figure.update_yaxes(range=_padded(_score_range(study)))
+    return figure
+
+
+def history(study: Study, clock: bool = False) -> go.Figure:
+    """The best so far, by trial of each optimizer or by the clock."""
+    ended = [t.finished - t.seconds for t in study.trials if t.finished is not None]
+    start = min(ended, default=0.0)
+    figure = _figure(
+        "minutes since the start" if clock else "trials", f"best {study.settings.objective} so far"
+    )
+    for index, optimizer in enumerate(study.space.optimizers):
+        trials = study.scoring.of(SEARCH, optimizer)
+        if clock:
+            trials = [t for t in trials if t.finished is not None]
+            trials = sorted(trials, key=lambda t: t.finished)
+        best, x, y = math.inf, [], []
+        for count, trial in enumerate(trials, 1):
+            if trial.status == OK:
+                best = min(best, study.scoring.cost(trial.score))
+            x.append((trial.finished - start) / 60 if clock else count)
+            y.append(_score(study, best))
+        figure.add_scatter(
+            x=x,
+            y=y,
+            name=html.escape(optimizer),
+            mode="lines",
+            line=_line(index) | {"shape": "hv"},
+            hovertemplate="%{x:.3g}: %{y:.4f}<extra>" + html.escape(optimizer) + "</extra>",
+        )
+    figure.update_yaxes(range=_padded(_score_range(study)))
+    return figure
+
+
+def has_clock(study: Study) -> bool:
+    return any(t.finished is not None for t in study.trials if t.role == SEARCH)
+
+
+def importance(found: dict[str, dict[str, float]]) -> go.Figure:
+    """How much of the score each hyperparameter explains, per optimizer."""
+    names = list(dict.fromkeys(name for own in found.values() for name in own))
+    figure = _figure("share of the variance", "", height=110 + 40 * len(names))
+    for index, (optimizer, own) in enumerate(found.items()):
+        figure.add_bar(
+            x=[own.get(name) for name in names],
+            y=[html.escape(name.replace("_", " ")) for name in names],
+            name=html.escape(optimizer),
+            orientation="h",
+            marker={"color": COLORS[index % len(COLORS)]},
+            hovertemplate="%{x:.0%}<extra>" + html.escape(optimizer) + "</extra>",
+        )
+    figure.update_xaxes(range=[0, 1], tickformat=".0%")
+    figure.update_yaxes(title_text=None, autorange="reversed", type="category", showgrid=False)
+    figure.update_layout(barmode="group")
     return figure
 
 
@@ -98,26 +366,77 @@ def is_searched(study: Study, argument: str) -> bool:
     return all(argument in ranges for ranges in study.space.ranges.values())
 
 
+# What they share.
+
+
 def _points(study: Study, optimizer: str, *arguments: str) -> list[TrialResult]:
     """The trials of the search that have these hyperparameters."""
     trials = study.scoring.of(SEARCH, optimizer)
     return [t for t in trials if all(name in t.short_hyperparameters for name in arguments)]
 
 
-def _at(trials: list[TrialResult]) -> dict[str, list[float]]:
-    return {
-        "x": [trial.short_hyperparameters["learning_rate"] for trial in trials],
-        "y": [trial.short_hyperparameters["weight_decay"] for trial in trials],
-    }
+def _place(trial: TrialResult) -> tuple[float, float]:
+    values = trial.short_hyperparameters
+    return values["learning_rate"], values["weight_decay"]
+
+
+def _envelope(study: Study, points: Iterable[TrialResult]) -> tuple[list[float], list[float]]:
+    """The best of about every three trials, neighbors in the learning rate."""
+    ordered = sorted(
+        (t for t in points if t.status == OK),
+        key=lambda t: t.short_hyperparameters["learning_rate"],
+    )
+    groups = [ordered[i : i + 3] for i in range(0, len(ordered), 3)]
+    best = [min(group, key=lambda t: study.scoring.cost(t.score)) for group in groups]
+    return [t.short_hyperparameters["learning_rate"] for t in best], [t.score for t in best]
+
+
+def _label(study: Study, trial: TrialResult) -> str:
+    """What is shown when the pointer rests on a trial."""
+    score = "" if trial.score is None else f"{study.settings.objective} {trial.score:.4f}"
+    status = "" if trial.status == OK else f"{trial.status} in epoch {trial.epoch}"
+    values = (
+        f"{name.replace('_', ' ')} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in trial.short_hyperparameters.items()
+    )
+    title = f"{trial.optimizer}, trial {trial.number}"
+    return "<br>".join(html.escape(part) for part in (title, status, score, *values) if part)
+
+
+def _score(study: Study, cost: float) -> float | None:
+    return study.scoring.sign * cost if math.isfinite(cost) else None
+
+
+def _score_range(study: Study) -> tuple[float, float]:
+    """The scores worth seeing: from the best to three times as far as the median, or the worst."""
+    costs = [study.scoring.cost(t.score) for t in study.trials if t.score is not None]
+    if not costs:
+        return 0.0, 1.0
+    best = min(costs)
+    worst = min(max(costs), best + 3 * (statistics.median(costs) - best) or math.inf)
+    return tuple(sorted(study.scoring.sign * cost for cost in (best, worst)))
 
 
 def _color_range(study: Study) -> tuple[float, float]:
     """From the median of all scores to the best: color is for telling good trials apart."""
-    scores = [t.score for t in study.trials if t.role == SEARCH and t.status == OK]
+    scores = [t.score for t in study.trials if t.role == SEARCH and t.status in (OK, PRUNED)]
+    scores = [score for score in scores if score is not None]
     if not scores:
         return 0.0, 1.0
     best = min(scores, key=study.scoring.cost)
     return tuple(sorted((statistics.median(scores), best)))
+
+
+def _symbol(index: int, trial: TrialResult) -> str:
+    symbol = SYMBOLS[index % len(SYMBOLS)]
+    return symbol if trial.status == OK else f"{symbol}-open"
+
+
+def _line(index: int) -> dict:
+    return {
+        "color": COLORS[index % len(COLORS)],
+        "dash": DASHES[index // len(COLORS) % len(DASHES)],
+    }
 
 
 def _log_axis(study: Study, argument: str) -> dict:
@@ -125,13 +444,20 @@ def _log_axis(study: Study, argument: str) -> dict:
     limits = [end for own in study.space.ranges.values() for end in own.get(argument, ())]
     axis = {"type": "log", "exponentformat": "power", "dtick": 1}
     if limits:
-        axis.update(range=_decades(min(limits), max(limits)))
+        axis.update(range=[math.log10(min(limits)) - 0.15, math.log10(max(limits)) + 0.15])
     return axis
 
 
-def _decades(low: float, high: float) -> list[float]:
-    """The range in decades that a logarithmic axis wants, with a margin."""
-    return [math.log10(low) - 0.15, math.log10(high) + 0.15]
+def _edges(centers: np.ndarray) -> np.ndarray:
+    """The borders of cells with these centers."""
+    inner = (centers[1:] + centers[:-1]) / 2
+    return np.concatenate([[2 * centers[0] - inner[0]], inner, [2 * centers[-1] - inner[-1]]])
+
+
+def _padded(values: Iterable[float]) -> list[float]:
+    low, high = min(values), max(values)
+    margin = 0.05 * (high - low) or 0.05 * abs(high) or 0.05
+    return [low - margin, high + margin]
 
 
 def _figure(x: str, y: str, height: int = 380) -> go.Figure:
@@ -140,7 +466,7 @@ def _figure(x: str, y: str, height: int = 380) -> go.Figure:
     figure.update_layout(
         template="none",
         height=height,
-        margin={"l": 64, "r": 16, "t": 16, "b": 48},
+        margin={"l": 56, "r": 12, "t": 16, "b": 48},
         paper_bgcolor="rgba(0, 0, 0, 0)",
         plot_bgcolor="rgba(0, 0, 0, 0)",
         font={"family": "system-ui, sans-serif", "size": 13},
@@ -148,6 +474,6 @@ def _figure(x: str, y: str, height: int = 380) -> go.Figure:
         hoverlabel={"font": {"family": "system-ui, sans-serif"}},
     )
     axis = {"gridcolor": GRID, "linecolor": GRID, "zeroline": False, "automargin": True}
-    figure.update_xaxes(title_text=html.escape(x), **axis)
+    figure.update_xaxes(title_text=html.escape(x.replace("_", " ")), **axis)
     figure.update_yaxes(title_text=html.escape(y.replace("_", " ")), **axis)
     return figure

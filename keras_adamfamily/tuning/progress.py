@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
@@ -13,47 +15,49 @@ from rich.text import Text
 
 from keras_adamfamily.tuning.leaderboard import LeaderboardRow
 from keras_adamfamily.tuning.study import Study
-from keras_adamfamily.tuning.trial import FINAL, OK, TrialResult
+from keras_adamfamily.tuning.trial import FINAL, OK, PRUNED, SEARCH, TrialResult
+
+SILENCE = 30.0  # seconds after which a log that nobody watches gets a sign of life
 
 
 class Progress:
-    """Shows the trials of a study as they end; a context manager.
+    """Shows the trials of a study as they end, one by one or in groups; a context manager.
 
     Args:
         study: The study, which holds what an earlier run has finished.
         console: Where to write.
-        max_trials: What the user asked for, to say how it is shared.
+        planned: How many trials the user asked for, to say how they are shared.
     """
 
-    def __init__(self, study: Study, console: Console, max_trials: int):
+    def __init__(self, study: Study, console: Console, planned: int):
         self.study = study
         self.console = console
-        self.max_trials = max_trials
+        self.planned = planned
         settings = study.settings
         self.total = len(study.space.optimizers) * (
             settings.trials_per_optimizer + settings.finalist_seeds
         )
         self.done = self.new = 0
-        self.best: float | None = None
+        self.best = dict.fromkeys(study.space.optimizers, math.inf)
+        self.counts = dict.fromkeys(study.space.optimizers, 0)
+        self.status = ""
         self.bar = Bar(
-            SpinnerColumn(),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.description}"),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
+            SpinnerColumn(), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}")
+        )
+        self.task = self.bar.add_task("starting", total=self.total)
+        self.live = Live(
+            get_renderable=self._picture, console=console, transient=True, refresh_per_second=4
         )
 
     def __enter__(self) -> Progress:
+        self.start = self.written = time.monotonic()
         self._introduce()
-        self.start = time.monotonic()
-        self.bar.start()
-        self.task = self.bar.add_task("starting", total=self.total)
+        if self.console.is_terminal:
+            self.live.start()
         return self
 
     def __exit__(self, *exception) -> None:
-        self.bar.stop()
+        self.live.stop()
 
     def note(self, text: str) -> None:
         """Shows a line of text."""
@@ -63,11 +67,28 @@ class Progress:
         """Counts a trial, and shows it if it was run now."""
         self.done += 1
         self.new += is_new
-        scoring = self.study.scoring
-        self.best = min(self.best, trial.score, key=scoring.cost)
+        if trial.role == SEARCH:
+            self.counts[trial.optimizer] += 1
+            if trial.status == OK:
+                cost = self.study.scoring.cost(trial.score)
+                self.best[trial.optimizer] = min(self.best[trial.optimizer], cost)
         if is_new:
             self._line(self._describe(trial))
-        self.bar.update(self.task, completed=self.done, description=self._summary())
+        self.bar.update(self.task, completed=self.done, description=self._speed())
+
+    def say(self, text: str) -> None:
+        """What is going on now, such as "16 lanes of AdamW, epoch 5 of 20".
+
+        It replaces what was said before. Without a terminal it is written only where nothing else
+        was for half a minute.
+        """
+        self.status = text
+        if not self.console.is_terminal and time.monotonic() - self.written >= SILENCE:
+            self._line(f"{self.done}/{self.total}  {text}")
+
+    def note(self, text: str) -> None:
+        """A line that stays, such as the reason for a strategy."""
+        self._line(text)
 
     def _introduce(self) -> None:
         settings, count = self.study.settings, len(self.study.space.optimizers)
@@ -76,9 +97,9 @@ class Progress:
         if seeds:
             text += f", then the best of each on {seeds} fresh seeds"
         self._line(f"{text}  ({settings.backend}, {settings.objective})")
-        if share * count != self.max_trials:
+        if share * count != self.planned:
             self._line(
-                f"max_trials={self.max_trials} is not a multiple of {count}: every optimizer gets "
+                f"max_trials={self.planned} is not a multiple of {count}: every optimizer gets "
                 f"{share} trials, {share * count} in all"
             )
         if self.study.trials:
@@ -88,25 +109,40 @@ class Progress:
         values = "  ".join(
             f"{name} {number(value)}" for name, value in trial.short_hyperparameters.items()
         )
-        if trial.status == OK:
-            outcome = f"{self.study.settings.objective} {trial.score:.4f}"
-        else:
-            outcome = f"{trial.status}: {trial.cause}"
+        outcome = (
+            f"{trial.status}: {trial.cause}"
+            if trial.score is None
+            else f"{self.study.settings.objective} {trial.score:.4f}"
+        )
+        if trial.status == PRUNED:
+            outcome += f", stopped in epoch {trial.epoch}"
         role = "fresh seed  " if trial.role == FINAL else ""
         count = f"{self.done:>{len(str(self.total))}}/{self.total}"
         return f"{count}  {trial.optimizer:<8}{outcome}  {role}{values}  {trial.seconds:.1f} s"
 
-    def _summary(self) -> str:
-        best = "none yet" if self.best is None else f"{self.best:.4f}"
-        elapsed = time.monotonic() - self.start
+    def _picture(self) -> Group:
+        """The bar, the best of each optimizer so far, and what is going on."""
+        bests = "   ".join(
+            f"{name} {'-' if math.isinf(cost) else format(self.study.scoring.sign * cost, '.4f')}"
+            f" ({self.counts[name]})"
+            for name, cost in self.best.items()
+        )
+        lines = [Text(line) for line in (f"best so far: {bests}", self.status) if line]
+        return Group(self.bar, *lines)
+
+    def _speed(self) -> str:
+        """Trials a minute and the time left, by what has ended until now."""
         if not self.new:
-            return f"best {best}"
-        seconds = elapsed / self.new
+            return ""
+        seconds = (time.monotonic() - self.start) / self.new
+        rate = 60.0 / max(seconds, 1e-9)
         left = int(seconds * (self.total - self.done))
-        return f"best {best}  {60 / seconds:.0f} trials/min  {left // 60}:{left % 60:02d} left"
+        shown = f"{rate:.0f}" if rate >= 10.0 else f"{rate:.1f}"
+        return f"{shown} trials/min  {left // 60}:{left % 60:02d} left"
 
     def _line(self, text: str) -> None:
         """One line, whatever its length; `Text`, so that brackets in names are not markup."""
+        self.written = time.monotonic()
         self.console.print(Text(text), soft_wrap=True)
 
 
@@ -145,13 +181,23 @@ def fresh(row: LeaderboardRow) -> str:
 
 def count(row: LeaderboardRow) -> str:
     """The number of trials and what became of them: "8, 1 diverged"."""
-    lost = {"diverged": row.diverged, "failed": row.failed}
+    lost = {"pruned": row.pruned, "diverged": row.diverged, "failed": row.failed}
     return ", ".join([str(row.trials), *(f"{n} {what}" for what, n in lost.items() if n)])
 
 
 def seconds(row: LeaderboardRow) -> str:
     """The median time of a trial: "1.6"."""
     return "-" if row.seconds is None else f"{row.seconds:.1f}"
+
+
+def duration(total: float) -> str:
+    """A time to read: "42 s", "3:05 min", "2:10 h"."""
+    whole = round(total)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60}:{whole % 60:02d} min"
+    return f"{whole // 3600}:{whole % 3600 // 60:02d} h"
 
 
 def number(value) -> str:

@@ -2,88 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+import re
+import statistics
 from html import escape
 
-import plotly.graph_objects as go
-from plotly.offline import get_plotlyjs
-
 from keras_adamfamily import registry
-from keras_adamfamily.tuning import figures
-from keras_adamfamily.tuning.leaderboard import SIGNIFICANCE
-from keras_adamfamily.tuning.progress import count, fresh, number, seconds
+from keras_adamfamily.tuning import evidence, figures, leaderboard
+from keras_adamfamily.tuning.importance import FEWEST_TRIALS, importance
+from keras_adamfamily.tuning.page import Page, table
+from keras_adamfamily.tuning.progress import count, duration, fresh, number, seconds
 from keras_adamfamily.tuning.study import Study
-from keras_adamfamily.tuning.trial import OK
-
-STYLE = """
-:root { color-scheme: light dark; --text: #1d2430; --soft: #5b6472; --line: #d8dce3;
-        --back: #fff; --card: #f5f7fa; --best: #0a6b47; }
-@media (prefers-color-scheme: dark) {
-  :root { --text: #e6e9ee; --soft: #9aa4b2; --line: #343b47; --back: #14171c;
-          --card: #1d222a; --best: #5fd3a3; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1080px; padding: 1.5rem 1rem 4rem; color: var(--text);
-       background: var(--back); font: 16px/1.55 system-ui, sans-serif; }
-h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 .25rem; }
-h2 { font-size: 1.15rem; margin: 2.5rem 0 .5rem; }
-h3 { font-size: 1rem; margin: .5rem 0 0; }
-p { max-width: 46rem; margin: .5rem 0; }
-.soft, caption { color: var(--soft); }
-.verdict { font-size: 1.1rem; background: var(--card); border-left: 4px solid var(--best);
-           padding: .7rem 1rem; margin: 1rem 0; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: .4rem .9rem .4rem 0; white-space: nowrap;
-         border-bottom: 1px solid var(--line); }
-th { color: var(--soft); font-weight: 600; }
-td.wide { white-space: normal; min-width: 16rem; overflow-wrap: anywhere; }
-tr.best td { color: var(--best); font-weight: 600; }
-pre { background: var(--card); padding: 1rem; overflow-x: auto; border-radius: 6px;
-      font-size: .9rem; }
-.grid { display: grid; gap: 1rem;
-        grid-template-columns: repeat(auto-fill, minmax(min(320px, 100%), 1fr)); }
-.grid > * { min-width: 0; }
-.js-plotly-plot .plotly text { fill: var(--text) !important; }
-.js-plotly-plot .plotly .hoverlayer text { fill: #fff !important; }
-"""
-
-PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>{style}</style>
-<script>{script}</script>
-</head>
-<body>
-{body}
-</body>
-</html>
-"""
+from keras_adamfamily.tuning.trial import OK, PRUNED, SEARCH, TrialResult
 
 
 def render(study: Study) -> str:
     """The page as a string; equal folders give equal pages."""
-    settings = study.settings
-    title = f"{settings.objective} of {', '.join(study.space.optimizers)}"
-    body = [
+    title = f"{study.settings.objective} of {', '.join(study.space.optimizers)}"
+    page = Page()
+    for part in (
+        _leaderboard,
+        _best,
+        _curves,
+        _sensitivity,
+        _rate_by_decay,
+        _importance,
+        _luck,
+        _history,
+        _facts,
+        _cost,
+        _failures,
+        _trials,
+        _method,
+        _environment,
+    ):
+        part(study, page)
+    page.parts[:0] = [
         f"<h1>{escape(title)}</h1>",
         f'<p class="soft">{escape(_subtitle(study))}</p>',
-        f'<p class="verdict">{escape(study.verdict())}</p>',
-        *_leaderboard(study),
-        *_best(study),
-        *_curves(study),
-        *_sensitivity(study),
-        *_rate_by_decay(study),
-        *_facts(study),
-        *_failures(study),
-        *_method(study),
-        *_environment(study),
+        f'<p class="verdict">{_emphasized(study.verdict())}</p>',
+        _notes(study),
+        _tiles(study),
+        page.contents(),
     ]
-    return PAGE.format(
-        title=escape(title), style=STYLE, script=get_plotlyjs(), body="\n".join(body)
-    )
+    return page.render(title)
+
+
+# The head.
 
 
 def _subtitle(study: Study) -> str:
@@ -97,73 +62,233 @@ def _subtitle(study: Study) -> str:
     )
 
 
-def _leaderboard(study: Study) -> Iterable[str]:
+def _emphasized(verdict: str) -> str:
+    """The verdict with its first words, those before a colon or a comma, in bold."""
+    words = re.split("(?=[:,])", verdict, maxsplit=1)
+    return f"<strong>{escape(words[0])}</strong>{escape(''.join(words[1:]))}"
+
+
+def _notes(study: Study) -> str:
+    """What to do about the result."""
+    notes = []
+    for optimizer in study.space.optimizers:
+        best = study.scoring.best_trial(optimizer)
+        for argument, ends in study.space.ranges[optimizer].items():
+            value = best.short_hyperparameters.get(argument) if best else None
+            end = _near_end(value, *ends)
+            if end:
+                notes.append(
+                    f"The best {argument.replace('_', ' ')} of {optimizer}, {number(value)}, lies "
+                    f"at the {end} end of its range, {ends[0]:g} to {ends[1]:g}: a wider range "
+                    "may hold a better one."
+                )
+    items = "".join(f"<li>{escape(note)}</li>" for note in notes)
+    return f'<ul class="notes soft">{items}</ul>' if items else ""
+
+
+def _near_end(value: float | None, low: float, high: float, margin: float = 0.05) -> str:
+    if value is None:
+        return ""
+    place = math.log(value / low) / math.log(high / low)
+    return "lower" if place < margin else "upper" if place > 1.0 - margin else ""
+
+
+def _tiles(study: Study) -> str:
+    trials = study.trials
+    lost = sum(trial.score is None for trial in trials)
+    facts = {
+        "Optimizers": str(len(study.space.optimizers)),
+        "Trials": str(sum(trial.role == SEARCH for trial in trials)),
+        "Runs on fresh seeds": str(sum(trial.role != SEARCH for trial in trials)),
+        "Training, summed": duration(sum(trial.seconds for trial in trials)),
+        "Without a score": str(lost),
+    }
+    cells = (f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in facts.items())
+    return f'<dl class="tiles">{"".join(cells)}</dl>'
+
+
+# The result.
+
+
+def _leaderboard(study: Study, page: Page) -> None:
     rows = study.leaderboard()
     names = list(dict.fromkeys(name for row in rows for name in row.hyperparameters))
-    headers = ["", "Optimizer", "On fresh seeds", "n", "In the search"]
-    headers += [name.replace("_", " ") for name in names] + ["Trials", "Seconds a trial", "State"]
+    headers = ["", "Optimizer", "On fresh seeds", "n", "95 % interval", "In the search"]
+    headers += [name.replace("_", " ") for name in names] + ["Seconds a trial", "State", "Trials"]
     cells = [
-        [str(row.rank), row.optimizer, fresh(row), str(row.n), number(row.search_score)]
+        [str(row.rank), row.optimizer, fresh(row), str(row.n)]
+        + [_between(row.low, row.high), number(row.search_score)]
         + [number(row.hyperparameters.get(name)) for name in names]
-        + [count(row), seconds(row), _state(row.optimizer)]
+        + [seconds(row), _state(row.optimizer), count(row)]
         for row in rows
     ]
-    yield "<h2>Leaderboard</h2>"
-    yield _table(headers, cells, best=rows[0].search_score is not None)
-    yield (
-        "<p class='soft'>On fresh seeds: the best configuration of each optimizer, trained again; "
+    page.section("Leaderboard")
+    if any(row.mean is not None for row in rows):
+        page.plot(
+            figures.forest(rows, study.settings.objective, study.space.optimizers),
+            "forest",
+            "Means on fresh seeds with intervals; the table below has the numbers.",
+            f"{_objective(study)}. Diamonds: the mean over fresh seeds, with its 95 % interval. "
+            "Circles: the single runs. Intervals that overlap may still differ, since the runs "
+            "are compared in pairs.",
+        )
+    page.html(table(headers, cells, "Leaderboard", best=rows[0].search_score is not None))
+    page.say(
+        "On fresh seeds: the best configuration of each optimizer, trained again; "
         "mean ± standard deviation of n runs. This makes the order. In the search: the score of "
         "its best trial, which was picked for being the best and therefore flatters. Weight decay "
-        "is the normalized rate. State: numbers kept per parameter.</p>"
+        "is the normalized rate. State: numbers kept per parameter.",
+        "soft",
+    )
+    compared = leaderboard.comparisons(rows)
+    if compared:
+        page.html(f"<h3>{escape(rows[0].optimizer)} against the others</h3>")
+        page.html(
+            table(
+                ["Optimizer", "Difference", "95 % interval", "p", "Runs", "Told apart"],
+                [
+                    [c.optimizer, f"{c.difference:+.4f}", _between(c.low, c.high, "+")]
+                    + [number(c.p), f"{c.n} {'pairs' if c.paired else 'each'}"]
+                    + ["yes" if c.is_told_apart else "no"]
+                    for c in compared
+                ],
+                "The leader against the others",
+            )
+        )
+        page.say(
+            "Difference: the mean of the leader minus that of the other, over runs with the same "
+            "seeds. p: exact permutation test of these pairs, corrected by Holm's method for all "
+            f"pairs of optimizers; told apart if p is at most {evidence.SIGNIFICANCE:.2g}.",
+            "soft",
+        )
+
+
+def _best(study: Study, page: Page) -> None:
+    if study.leaderboard()[0].search_score is not None:
+        page.section("Best configuration")
+        code = f"import keras_adamfamily as kaf\n\noptimizer = {study.best_code()}"
+        page.html(
+            f'<pre id="best-code" tabindex="0">{escape(code)}</pre>',
+            '<button class="copy" data-of="best-code" aria-live="polite">Copy</button>',
+            '<p class="soft">The same from the file: <code>kaf.get("best.json")</code>.</p>',
+        )
+
+
+def _curves(study: Study, page: Page) -> None:
+    objective = study.settings.objective
+    metrics = [objective] + [m for m in ("loss", "val_loss") if m != objective]
+    page.section("Learning curves")
+    page.say("Bold: the best trial of each optimizer in the search. Faint: all others.", "soft")
+    page.html('<div class="grid">')
+    for index, metric in enumerate(metrics):
+        title = f"{metric.replace('_', ' ')} by epoch"
+        page.plot(figures.learning_curves(study, metric), f"curve-{index}", title)
+    page.html("</div>")
+
+
+# The hyperparameters.
+
+
+def _sensitivity(study: Study, page: Page) -> None:
+    if not figures.is_searched(study, "learning_rate"):
+        return
+    page.section("Sensitivity to the learning rate")
+    page.plot(
+        figures.sensitivity(study),
+        "sensitivity",
+        "Score by learning rate; the table below has the width of the top.",
+        "Every trial of the search; the line joins the best of every three neighbors. A broad top "
+        "means that the learning rate needs little care. Hollow: stopped early. What lies beyond "
+        "the picture is drawn at its edge.",
+    )
+    page.html(
+        table(
+            ["Optimizer", "Width of the top, in decades", "Good rates"],
+            [[name, *_good_rates(study, name)] for name in study.space.optimizers],
+            "Width of the top by optimizer",
+        )
+    )
+    page.say(
+        "Width: over how many decades of learning rates the line stays within "
+        f"{figures.close(study):.2g} of the optimizer's best, which is half of the way from the "
+        "best of all trials to their median. 1 means that a factor of 10 does not matter.",
+        "soft",
     )
 
 
-def _best(study: Study) -> Iterable[str]:
-    if study.leaderboard()[0].search_score is not None:
-        yield "<h2>The best configuration</h2>"
-        code = f"import keras_adamfamily as kaf\n\noptimizer = {study.best_code()}"
-        yield f"<pre>{escape(code)}</pre>"
-        yield "<p class='soft'>The same from the file: <code>kaf.get('best.json')</code>.</p>"
+def _good_rates(study: Study, optimizer: str) -> list[str]:
+    found = figures.good_rates(study, optimizer)
+    return [f"{found[2]:.2f}", f"{found[0]:.2g} to {found[1]:.2g}"] if found else ["-", "-"]
 
 
-def _curves(study: Study) -> Iterable[str]:
-    objective = study.settings.objective
-    metrics = [objective] + [m for m in ("loss", "val_loss") if m != objective]
-    yield "<h2>Learning curves</h2>"
-    yield "<p class='soft'>The best trial of each optimizer in the search.</p>"
-    yield '<div class="grid">'
-    for index, metric in enumerate(metrics):
-        yield _plot(figures.learning_curves(study, metric), f"curve-{index}")
-    yield "</div>"
+def _rate_by_decay(study: Study, page: Page) -> None:
+    if not all(figures.is_searched(study, name) for name in ("learning_rate", "weight_decay")):
+        return
+    page.section("Learning rate by weight decay")
+    page.say(
+        f"Every trial of the search, colored by {_objective(study)}; the scale starts at the "
+        "median of all trials, and what is worse has its first color. The surface is a weighted "
+        "mean of the trials near by, and is left out where there are none. A cross is a trial "
+        "that diverged or failed, a crossed circle one that was stopped early.",
+        "soft",
+    )
+    page.html('<div class="grid">')
+    for index, optimizer in enumerate(study.space.optimizers):
+        figure = figures.rate_by_decay(study, optimizer)
+        title = f"{optimizer}: score by learning rate and weight decay"
+        page.plot(figure, f"decay-{index}", title, optimizer)
+    page.html("</div>")
 
 
-def _sensitivity(study: Study) -> Iterable[str]:
-    if figures.is_searched(study, "learning_rate"):
-        yield "<h2>Sensitivity to the learning rate</h2>"
-        yield (
-            "<p class='soft'>Every trial of the search. A broad top means that the learning rate "
-            "needs little care.</p>"
-        )
-        yield _plot(figures.sensitivity(study), "sensitivity")
+def _importance(study: Study, page: Page) -> None:
+    found = importance(study)
+    if not found:
+        return
+    page.section("Importance of the hyperparameters")
+    few = min(sum(t.optimizer == name and t.role == SEARCH for t in study.trials) for name in found)
+    page.plot(
+        figures.importance(found),
+        "importance",
+        "Importance: "
+        + "; ".join(
+            f"{name}: " + ", ".join(f"{k.replace('_', ' ')} {v:.0%}" for k, v in own.items())
+            for name, own in found.items()
+        ),
+        "How much of the differences between trials each hyperparameter explains, over the range "
+        "that was searched: fANOVA of the ranks, by Optuna. "
+        + (f"From only {few} trials it is a rough guess." if few < 4 * FEWEST_TRIALS else ""),
+    )
 
 
-def _rate_by_decay(study: Study) -> Iterable[str]:
-    searched = all(figures.is_searched(study, name) for name in ("learning_rate", "weight_decay"))
-    if searched:
-        yield "<h2>Learning rate by weight decay</h2>"
-        yield (
-            f"<p class='soft'>Every trial of the search, colored by {escape(_objective(study))}; "
-            "the scale starts at the median of all trials, and what is worse has its first color. "
-            "A cross is a trial that diverged or failed.</p>"
-        )
-        yield '<div class="grid">'
-        for index, optimizer in enumerate(study.space.optimizers):
-            plot = _plot(figures.rate_by_decay(study, optimizer), f"decay-{index}")
-            yield f"<div><h3>{escape(optimizer)}</h3>{plot}</div>"
-        yield "</div>"
+# The search.
 
 
-def _facts(study: Study) -> Iterable[str]:
+def _luck(study: Study, page: Page) -> None:
+    if max(row.trials for row in study.leaderboard()) < 4:
+        return
+    page.section("How many trials it takes")
+    page.plot(
+        figures.best_of(study),
+        "best-of",
+        "Median best score by number of trials, for each optimizer",
+        "If only n of these trials had been drawn at random: the best of them in the median (line) "
+        "and from the unlucky to the lucky tenth of the draws (band). Shown up to half of the "
+        "trials; beyond, the draws are too much alike. Where the search learned from its trials "
+        "instead of drawing at random, the curve flatters it: the history below is what happened.",
+    )
+
+
+def _history(study: Study, page: Page) -> None:
+    page.section("History")
+    page.html('<div class="grid">')
+    page.plot(figures.history(study), "history", "Best score so far by trial of each optimizer")
+    if figures.has_clock(study):
+        figure = figures.history(study, clock=True)
+        page.plot(figure, "clock", "Best score so far by the clock, interruptions included")
+    page.html("</div>")
+
+
+def _facts(study: Study, page: Page) -> None:
     trials = [trial for trial in study.trials if trial.facts]
     if trials:
         names = list(dict.fromkeys(name for trial in trials for name in trial.facts))
@@ -172,15 +297,47 @@ def _facts(study: Study) -> Iterable[str]:
             + [number(trial.facts.get(name)) for name in names]
             for trial in trials
         ]
-        yield "<h2>What the optimizers found</h2>"
-        yield _table(["Optimizer", "Trial", study.settings.objective, *names], cells)
+        headers = ["Optimizer", "Trial", study.settings.objective, *names]
+        page.section("What the optimizers found")
+        page.html(table(headers, cells, "What the optimizers found"))
 
 
-def _failures(study: Study) -> Iterable[str]:
-    lost = [trial for trial in study.trials if trial.status != OK]
-    yield "<h2>Trials without a score</h2>"
+def _cost(study: Study, page: Page) -> None:
+    cells = []
+    for optimizer in study.space.optimizers:
+        trials = [trial for trial in study.trials if trial.optimizer == optimizer]
+        if not trials:
+            continue
+        times = sorted(trial.seconds for trial in trials)
+        memory = max((trial.memory for trial in trials if trial.memory), default=None)
+        cells.append(
+            [
+                optimizer,
+                str(len(trials)),
+                f"{statistics.median(times):.2f}",
+                f"{times[0]:.2f} to {times[-1]:.2f}",
+                duration(sum(times)),
+                str(sum(len(next(iter(trial.curves.values()), ())) for trial in trials)),
+                "-" if memory is None else f"{memory / 1e6:,.0f} MB",
+                ", ".join(dict.fromkeys(trial.strategy for trial in trials)),
+            ]
+        )
+    headers = ["Optimizer", "Runs", "Median seconds", "From, to", "Summed", "Epochs trained"]
+    headers += ["Peak memory", "Trained by"]
+    page.section("Time and memory")
+    page.html(table(headers, cells, "Time and memory"))
+    page.say(
+        "Runs that are trained together share their time, compilation included. The memory is the "
+        "peak of the process until then, so it never falls.",
+        "soft",
+    )
+
+
+def _failures(study: Study, page: Page) -> None:
+    lost = [trial for trial in study.trials if trial.status not in (OK, PRUNED)]
+    page.section("Trials without a score")
     if not lost:
-        yield "<p>None: every trial ended well.</p>"
+        page.say("None: every trial ended well.")
         return
     cells = [
         [
@@ -188,15 +345,41 @@ def _failures(study: Study) -> Iterable[str]:
             f"{trial.role} {trial.number}",
             trial.status,
             "-" if trial.epoch is None else str(trial.epoch),
-            ", ".join(f"{k} {number(v)}" for k, v in trial.short_hyperparameters.items()),
+            _values(trial),
             trial.cause,
         ]
         for trial in lost
     ]
-    yield _table(["Optimizer", "Trial", "Status", "Epoch", "Hyperparameters", "Cause"], cells)
+    headers = ["Optimizer", "Trial", "Status", "Epoch", "Hyperparameters", "Cause"]
+    page.html(table(headers, cells, "Trials without a score", sortable=True))
 
 
-def _method(study: Study) -> Iterable[str]:
+def _trials(study: Study, page: Page) -> None:
+    cells = [
+        [
+            trial.optimizer,
+            f"{trial.role} {trial.number}",
+            number(trial.score),
+            trial.status,
+            "-" if trial.epoch is None else str(trial.epoch),
+            f"{trial.seconds:.2f}",
+            _values(trial),
+        ]
+        for trial in study.trials
+    ]
+    headers = ["Optimizer", "Trial", study.settings.objective, "Status", "Epochs", "Seconds"]
+    page.section("All trials")
+    page.html(
+        f"<details><summary>All {len(cells)} trials; a click on a header sorts</summary>",
+        table([*headers, "Hyperparameters"], cells, "All trials", sortable=True),
+        "</details>",
+    )
+
+
+# How it was done.
+
+
+def _method(study: Study, page: Page) -> None:
     settings = study.settings
     ranges = [
         [optimizer, argument.replace("_", " "), f"{low:g} to {high:g}"]
@@ -208,23 +391,31 @@ def _method(study: Study) -> Iterable[str]:
         for optimizer, own in study.space.fixed.items()
         for argument, value in own.items()
     ]
-    yield "<h2>How it was measured</h2>"
-    yield (
-        f"<p>The score of a trial is {escape(_objective(study))} after its last epoch, not the "
-        "best epoch of a noisy curve. Every optimizer had the same number of trials, of epochs and "
-        "of searched values, and its i-th trial lay at the same place of its ranges, with the same "
-        "random seed. Points are random, uniform in the logarithm "
-        f"(KerasTuner's RandomSearch, seed {settings.seed}). The validation data chose the "
-        "configurations, so measure the winner on data that it has not seen. Two optimizers are "
-        f"told apart if Welch's t-test on the runs with fresh seeds gives p < {SIGNIFICANCE:g}.</p>"
+    page.section("How it was measured")
+    page.say(
+        f"The score of a trial is {_objective(study)} after its last epoch, not the best epoch of "
+        "a noisy curve. Every optimizer had the same number of trials, of epochs and of searched "
+        f"values; everything random follows from the seed {settings.seed}. The best configuration "
+        "of each was then trained again on fresh seeds, the same ones for every optimizer, so that "
+        "the runs are compared in pairs. A configuration that was lost on a fresh seed has no mean "
+        "and cannot win. The validation data chose the configurations, so measure the winner on "
+        "data that it has not seen."
     )
-    yield _table(["Optimizer", "Argument", "Range"], ranges + fixed)
+    page.say(
+        f"The intervals are Student's below {evidence.BOOTSTRAP_FROM} runs, where a bootstrap is "
+        "too narrow, and the bootstrap's (BCa) from there on. The test counts in how many of all "
+        "ways to swap the two optimizers within the pairs the difference would be as large: it "
+        f"assumes no distribution, and to tell {len(study.space.optimizers)} optimizers apart it "
+        f"takes at least {evidence.runs_needed(max(2, len(study.space.optimizers)))} fresh seeds."
+    )
+    page.html(table(["Optimizer", "Argument", "Range"], ranges + fixed, "Search space"))
 
 
-def _environment(study: Study) -> Iterable[str]:
-    yield "<h2>Environment</h2>"
+def _environment(study: Study, page: Page) -> None:
+    page.section("Environment")
     for environment in study.environments:
-        yield _table(["Part", "Version"], [[k, str(v)] for k, v in environment.items()])
+        cells = [[key, str(value)] for key, value in environment.items()]
+        page.html(table(["Part", "Version"], cells, "Environment"))
 
 
 def _objective(study: Study) -> str:
@@ -232,32 +423,13 @@ def _objective(study: Study) -> str:
     return f"{study.settings.objective} ({better} is better)"
 
 
+def _values(trial: TrialResult) -> str:
+    return ", ".join(f"{k} {number(v)}" for k, v in trial.short_hyperparameters.items())
+
+
+def _between(low: float | None, high: float | None, sign: str = "") -> str:
+    return "-" if low is None else f"{low:{sign}.4f} to {high:{sign}.4f}"
+
+
 def _state(optimizer: str) -> str:
     return str(registry.find(optimizer).state_per_parameter)
-
-
-def _table(headers: list[str], rows: list[list[str]], best: bool = False) -> str:
-    """A table; the last column may wrap, the first row is marked if it is the `best`."""
-    head = "".join(f"<th>{escape(header)}</th>" for header in headers)
-    lines = []
-    for index, row in enumerate(rows):
-        mark = ' class="best"' if best and index == 0 else ""
-        cells = [escape(str(cell)) for cell in row]
-        wide = ' class="wide"' if len(cells[-1]) > 40 else ""
-        *first, last = cells
-        lines.append(
-            f"<tr{mark}>{''.join(f'<td>{cell}</td>' for cell in first)}<td{wide}>{last}</td></tr>"
-        )
-    return (
-        f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(lines)}</tbody></table></div>"
-    )
-
-
-def _plot(figure: go.Figure, name: str) -> str:
-    return figure.to_html(
-        full_html=False,
-        include_plotlyjs=False,
-        div_id=name,
-        config={"responsive": True, "displayModeBar": False},
-    )

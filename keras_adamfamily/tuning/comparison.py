@@ -1,0 +1,109 @@
+"""Several studies of the same objective, side by side, and whether that is fair."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from keras_adamfamily.tuning import leaderboard
+from keras_adamfamily.tuning.leaderboard import Comparison, LeaderboardRow, Scoring
+from keras_adamfamily.tuning.study import Study
+
+#: Settings that may differ without favoring a study.
+HARMLESS = {"space", "seed", "build_model", "backend", "finalist_seeds"}
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyComparison:
+    """What `compare` finds.
+
+    Attributes:
+        objective: What all studies optimized.
+        rows: The leaderboards in one; an optimizer is called `"AdamW (folder)"`.
+        comparisons: The leader against each other row.
+        caveats: Why the comparison is not fair, in plain words; empty if it is.
+        verdict: In plain words.
+    """
+
+    objective: str
+    rows: list[LeaderboardRow]
+    comparisons: list[Comparison]
+    caveats: list[str]
+    verdict: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionaries and lists, for JSON."""
+        return dataclasses.asdict(self)
+
+
+def compare(*studies: Study) -> StudyComparison:
+    """Compares the optimizers of several studies by their runs on fresh seeds.
+
+    Runs are compared in pairs where the studies share their seeds, which they do if they were
+    started with the same `seed`; otherwise as independent samples.
+
+    Args:
+        *studies: Two or more, of the same objective.
+
+    Raises:
+        ValueError: If there are fewer than two, or they have different objectives.
+
+    Example:
+
+    >>> from keras_adamfamily import tuning
+    >>> tuning.compare(tuning.Study("runs/a"), tuning.Study("runs/b")).verdict  # doctest: +SKIP
+    """
+    if len(studies) < 2:
+        raise ValueError(f"`studies` must be two or more. Received: {len(studies)}")
+    names = _names(studies)
+    wanted = {name: _objective(study) for name, study in zip(names, studies, strict=True)}
+    if len(set(wanted.values())) > 1:
+        listed = ", ".join(f"{name}: {objective}" for name, objective in wanted.items())
+        raise ValueError(f"`studies` must have the same objective. Received: {listed}")
+    rows = [
+        dataclasses.replace(row, optimizer=f"{row.optimizer} ({name})")
+        for name, study in zip(names, studies, strict=True)
+        for row in study.leaderboard()
+    ]
+    rows = Scoring([], studies[0].settings.direction).ranked(rows)
+    return StudyComparison(
+        objective=studies[0].settings.objective,
+        rows=rows,
+        comparisons=leaderboard.comparisons(rows),
+        caveats=_caveats(names, studies),
+        verdict=leaderboard.verdict(rows),
+    )
+
+
+def _names(studies: Sequence[Study]) -> list[str]:
+    """The folders, as short as tells them apart."""
+    paths = [study.directory.resolve() for study in studies]
+    if len(set(paths)) < len(paths):
+        raise ValueError("`studies` must not repeat a folder")
+    short = [path.name for path in paths]
+    if len(set(short)) == len(short):
+        return short
+    root = os.path.commonpath(paths)
+    return [path.relative_to(root).as_posix() for path in paths]
+
+
+def _objective(study: Study) -> str:
+    return f"{study.settings.objective} ({study.settings.direction})"
+
+
+def _caveats(names: Sequence[str], studies: Sequence[Study]) -> list[str]:
+    settings = [dataclasses.asdict(study.settings) for study in studies]
+    facts = [
+        {key: value for key, value in own.items() if key not in HARMLESS}
+        | {"searched values per optimizer": sorted({len(r) for r in study.space.ranges.values()})}
+        for own, study in zip(settings, studies, strict=True)
+    ]
+    caveats = []
+    for key in facts[0]:
+        values = [own.get(key) for own in facts]
+        if any(value != values[0] for value in values):
+            listed = ", ".join(f"{n}: {v}" for n, v in zip(names, values, strict=True))
+            caveats.append(f"the {key.replace('_', ' ')} differ ({listed})")
+    return caveats
