@@ -131,7 +131,7 @@ def tune(
     ] = "val_accuracy",
     seeds: Annotated[
         int, typer.Option(help="Fresh seeds on which each best configuration is trained again.")
-    ] = 3,
+    ] = 8,
     seed: Annotated[int, typer.Option(help="Same seed, same trials.")] = 0,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the study; by default runs/TASK or runs/MODULE.")

@@ -575,7 +575,9 @@ def test_facts_of_any_optimizer():
 def test_verdict_names_a_winner_only_if_the_runs_tell(tmp_path):
     near = written_study(tmp_path / "near", {"AdamW": [0.90, 0.91, 0.92], "SGDW": [0.9, 0.92, 0.9]})
     assert near.verdict().startswith("No clear winner: AdamW and SGDW cannot be told apart")
-    far = written_study(tmp_path / "far", {"AdamW": [0.5, 0.51, 0.52], "SGDW": [0.9, 0.91, 0.92]})
+    far = written_study(
+        tmp_path / "far", {"AdamW": [0.50, 0.51, 0.52] * 2, "SGDW": [0.9, 0.91, 0.92] * 2}
+    )
     assert far.verdict().startswith("SGDW wins, ahead of AdamW")
     same = written_study(tmp_path / "same", {"AdamW": [0.9, 0.9], "SGDW": [0.9, 0.9]})
     assert same.verdict().startswith("No clear winner")
@@ -586,7 +588,7 @@ def test_verdict_names_a_winner_only_if_the_runs_tell(tmp_path):
 
 
 def test_direction_turns_the_order(tmp_path):
-    scores = {"AdamW": [0.5, 0.51, 0.52], "SGDW": [0.9, 0.91, 0.92]}
+    scores = {"AdamW": [0.50, 0.51, 0.52] * 2, "SGDW": [0.9, 0.91, 0.92] * 2}
     study = written_study(tmp_path, scores, direction="min")
     assert [row.optimizer for row in study.leaderboard()] == ["AdamW", "SGDW"]
 
