@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import keras
@@ -231,47 +228,3 @@ def test_backend_that_is_not_installed(monkeypatch, capsys):
     code, _, err = run(monkeypatch, capsys, "tune", "--backend", other)
     assert code == 2
     assert err.endswith(f"pip install 'keras-adamfamily[{other}]'\n")
-
-
-def start(folder, *arguments):
-    """The command in a process of its own."""
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    return subprocess.Popen(
-        [sys.executable, "-m", "keras_adamfamily", *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": path, "KERAS_BACKEND": keras.config.backend()},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-@pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")
-def test_killed_search_goes_on_to_the_same_result(folder):
-    arguments = [*USER, "--optimizers", "adamw,sgdw", "--trials", "6", "--epochs", "2"]
-    arguments += ["--seeds", "1", "--objective", "val_loss"]
-    journal = folder / "killed" / "trials.jsonl"
-    whole = start(folder, *arguments, "--out", "whole")
-    process = start(folder, *arguments, "--out", "killed")
-    deadline = time.monotonic() + 120
-    while not journal.exists() or journal.read_bytes().count(b"\n") < 2:
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    finished = journal.read_bytes()
-    assert 2 <= finished.count(b"\n") < 8
-
-    resumed = start(folder, *arguments, "--out", "killed")
-    outputs = [process.communicate(timeout=300) for process in (resumed, whole)]
-    assert [resumed.returncode, whole.returncode] == [0, 0], outputs
-    assert "going on:" in outputs[0][0]
-    assert journal.read_bytes().startswith(finished[: finished.rfind(b"\n") + 1])
-    assert results(folder / "killed") == results(folder / "whole")
-
-
-def results(folder):
-    """The trials without their times, and the files that are made from them."""
-    lines = (folder / "trials.jsonl").read_text().splitlines()
-    trials = [{**json.loads(line), "seconds": 0} for line in lines]
-    return trials, (folder / "best.json").read_text()

@@ -1,0 +1,139 @@
+"""A study survives the death of its process, and is shared by several: the trials stay the same."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import pytest
+
+pytest.importorskip("typer")
+pytest.importorskip("keras_tuner")
+
+from keras_adamfamily import tuning
+
+ROOT = Path(__file__).resolve().parent.parent
+
+TINY = """
+import keras
+import numpy as np
+
+def build_model():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(3)])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(loss=loss, metrics=["accuracy"])
+    return model
+
+def load_data():
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(96, 3)).astype("float32"), np.arange(96) % 3
+    x[:, 0] += y
+    return (x[:64], y[:64]), (x[64:], y[64:])
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("sharing")
+    (path / "tiny.py").write_text(TINY)
+    return path
+
+
+def start(folder, *arguments):
+    """The command in a process of its own."""
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    return subprocess.Popen(
+        [sys.executable, "-m", "keras_adamfamily", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": path, "KERAS_BACKEND": keras.config.backend()},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+SEARCH = [
+    "tune",
+    "tiny:build_model",
+    "--data",
+    "tiny:load_data",
+    "--optimizers",
+    "adamw,sgdw",
+    "--trials",
+    "16",
+    "--epochs",
+    "2",
+]
+SEARCH += ["--seeds", "2", "--objective", "val_loss"]
+
+
+def finished(directory):
+    """How many trials of a study have ended."""
+    try:
+        with contextlib.closing(
+            sqlite3.connect(f"file:{directory}/study.db?mode=ro", uri=True)
+        ) as db:
+            query = "SELECT COUNT(*) FROM trial_user_attributes WHERE key = 'result'"
+            return db.execute(query).fetchone()[0]
+    except sqlite3.OperationalError:
+        return 0
+
+
+@pytest.fixture(scope="module")
+def whole(folder):
+    """A search that nothing disturbed."""
+    process = start(folder, *SEARCH, "--out", "whole")
+    outputs = process.communicate(timeout=300)
+    assert process.returncode == 0, outputs
+    return results(folder / "whole")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")
+@pytest.mark.parametrize("moment", [1, 5, 17])
+def test_killed_search_goes_on_to_the_same_result(moment, folder, whole):
+    directory = folder / f"killed-{moment}"
+    process = start(folder, *SEARCH, "--out", directory.name)
+    deadline = time.monotonic() + 120
+    while finished(directory) < moment:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert moment <= finished(directory) < 20
+
+    resumed = start(folder, *SEARCH, "--out", directory.name)
+    outputs = resumed.communicate(timeout=300)
+    assert resumed.returncode == 0, outputs
+    assert "going on:" in outputs[0]
+    assert results(directory) == whole
+
+
+def test_two_processes_share_the_work(folder):
+    processes = [start(folder, *SEARCH, "--out", "shared") for _ in range(2)]
+    outputs = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    trials = tuning.Study(folder / "shared").trials
+    names = [(trial.optimizer, trial.role, trial.number) for trial in trials]
+    expected = [
+        (optimizer, role, number)
+        for optimizer in ("AdamW", "SGDW")
+        for role, count in (("search", 8), ("final", 2))
+        for number in range(count)
+    ]
+    assert names == expected  # none twice, none lost
+    assert len({trial.worker for trial in trials}) == 2
+
+
+def results(directory):
+    """The trials without what differs between two runs, and the file made from them."""
+    chance = {"seconds": 0.0, "memory": None, "finished": None, "worker": None}
+    trials = [dataclasses.replace(t, **chance) for t in tuning.Study(directory).trials]
+    return trials, (directory / "best.json").read_text()
