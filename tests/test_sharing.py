@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import glob
 import os
+import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -137,3 +140,75 @@ def results(directory):
     chance = {"seconds": 0.0, "memory": None, "finished": None, "worker": None}
     trials = [dataclasses.replace(t, **chance) for t in tuning.Study(directory).trials]
     return trials, (directory / "best.json").read_text()
+
+
+@pytest.fixture
+def postgres(tmp_path_factory):
+    """The URL of an empty PostgreSQL database on loopback."""
+    programs = sorted(glob.glob("/usr/lib/postgresql/*/bin/initdb"))
+    initdb = shutil.which("initdb") or (programs and programs[-1])
+    if not initdb:
+        pytest.skip("needs PostgreSQL: apt-get install postgresql")
+    folder = tmp_path_factory.mktemp("postgres")
+    folder.chmod(0o777)
+    for parent in list(folder.parents)[:2]:
+        parent.chmod(0o755)
+    user = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []  # it refuses root
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    data = folder / "data"
+    subprocess.run([*user, initdb, "-D", data, "-A", "trust", "-U", "tuner"], check=True)
+    listen = f"-c listen_addresses=127.0.0.1 -p {port} -k {folder}"
+    control = [*user, str(Path(initdb).with_name("pg_ctl")), "-D", data, "-w"]
+    subprocess.run([*control, "-o", listen, "-l", folder / "log", "start"], check=True)
+    yield f"postgresql://tuner@127.0.0.1:{port}/postgres"
+    subprocess.run([*control, "-m", "immediate", "stop"], check=True)
+
+
+MACHINE = """
+import sys
+import tiny
+from keras_adamfamily import tuning
+
+study = tuning.tune(
+    tiny.build_model, *tiny.load_data(), directory=sys.argv[1], storage=sys.argv[2],
+    optimizers=["AdamW", "SGDW"], max_trials=16, epochs=2, finalist_seeds=2, objective="val_loss",
+)
+"""
+
+
+@pytest.mark.slow
+def test_machines_share_a_database(folder, whole, postgres):
+    (folder / "machine.py").write_text(MACHINE)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "KERAS_BACKEND": keras.config.backend()}
+    (folder / "a").mkdir()
+    (folder / "b").mkdir()
+
+    def machine(name):
+        return subprocess.Popen(
+            [sys.executable, "machine.py", f"{name}/study", postgres],
+            cwd=folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    doomed = machine("a")
+    deadline = time.monotonic() + 120
+    while not (folder / "a" / "study" / "study.json").exists():
+        assert doomed.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    doomed.send_signal(signal.SIGKILL)
+    doomed.communicate()
+    machines = [machine(name) for name in ("a", "b")]
+    outputs = [process.communicate(timeout=300) for process in machines]
+    assert [process.returncode for process in machines] == [0, 0], outputs
+    first, second = (tuning.Study(folder / name / "study") for name in ("a", "b"))
+    assert first.trials == second.trials
+    names = [(t.optimizer, t.role, t.number) for t in first.trials]
+    assert len(names) == len(set(names)) == 20
+    assert "tuner" in (folder / "a" / "study" / "study.json").read_text()  # the URL
+    first.close()
+    second.close()
