@@ -13,8 +13,12 @@ import pytest
 pytest.importorskip("typer")
 pytest.importorskip("keras_tuner")
 
+from rich.console import Console
+
 import keras_adamfamily as kaf
-from keras_adamfamily import cli, regret
+from keras_adamfamily import cli, regret, tuning
+from keras_adamfamily.cli import common
+from keras_adamfamily.tuning import leaderboard
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -107,6 +111,126 @@ def test_tune_and_report(folder, monkeypatch, capsys):
     assert (folder / "a[b]" / "report.html").read_text("utf-8") == page
 
 
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory):
+    """Two folders with studies that differ in their epochs."""
+    folder = tmp_path_factory.mktemp("studies")
+    space = {}
+    exec(TINY, space)
+    for name, epochs in (("a", 1), ("b", 2)):
+        tuning.tune(
+            space["build_model"],
+            *space["load_data"](),
+            directory=folder / name,
+            optimizers=("AdamW", "SGDW"),
+            max_trials=4,
+            epochs=epochs,
+            finalist_seeds=2,
+            console=Console(quiet=True),
+        )
+    return folder
+
+
+def test_report_as_json(studies, monkeypatch, capsys):
+    code, out, err = run(monkeypatch, capsys, "report", str(studies / "a"), "--json")
+    assert (code, err) == (0, "")
+    found, study = json.loads(out), tuning.Study(studies / "a")
+    assert found["verdict"] == study.verdict()
+    assert [row["mean"] for row in found["leaderboard"]] == [r.mean for r in study.leaderboard()]
+    assert found["comparisons"][0]["p"] == leaderboard.comparisons(study.leaderboard())[0].p
+    assert found["report"] == str(studies / "a" / "report.html")
+
+
+def test_heatmap(studies, folder, monkeypatch, capsys):
+    code, out, err = run(monkeypatch, capsys, "heatmap", str(studies / "a"))
+    assert (code, err, out) == (0, "", f"{studies / 'a' / 'heatmap.png'}\n")
+    assert (studies / "a" / "heatmap.png").read_bytes().startswith(b"\x89PNG")
+
+    arguments = ["heatmap", str(studies / "a"), "--optimizer", "sgdw"]
+    code, out, _ = run(monkeypatch, capsys, *arguments, "--out", "new/b.html")
+    assert (code, out.strip().replace(os.sep, "/")) == (0, "new/b.html")
+    page = (folder / "new" / "b.html").read_text("utf-8")
+    assert "SGDW" in page and "AdamW" not in page.split("<body>")[1]
+
+    before = sorted(folder.rglob("*"))
+    code, out, _ = run(monkeypatch, capsys, *arguments, "--json")
+    (points,) = json.loads(out).values()
+    trials = tuning.Study(studies / "a").scoring.of("search", "SGDW")
+    assert [point["score"] for point in points] == [trial.score for trial in trials]
+    assert points[0]["learning_rate"] == trials[0].short_hyperparameters["learning_rate"]
+    assert code == 0 and sorted(folder.rglob("*")) == before
+
+
+def test_compare(studies, monkeypatch, capsys):
+    folders = [str(studies / "a"), str(studies / "b")]
+    code, out, err = run(monkeypatch, capsys, "compare", *folders)
+    assert (code, err) == (0, "")
+    assert "Not a fair comparison: the epochs differ (a: 1, b: 2)" in out
+    found = tuning.compare(*map(tuning.Study, folders))
+    assert all(row.optimizer in out for row in found.rows)
+    assert out.endswith(f"{found.verdict}\n")
+    code, out, _ = run(monkeypatch, capsys, "compare", *folders, "--json")
+    printed = json.loads(out)
+    assert (printed["verdict"], printed["caveats"]) == (found.verdict, found.caveats)
+    assert len(printed["leaderboard"]) == 4 and len(printed["comparisons"]) == 3
+
+
+def test_export_names_the_file(studies, monkeypatch, capsys):
+    code, out, err = run(monkeypatch, capsys, "export", str(studies / "a"), "--to", "csv")
+    assert (code, err, out) == (0, "", f"{studies / 'a' / 'trials.csv'}\n")
+    assert len((studies / "a" / "trials.csv").read_text().splitlines()) == 1 + 8
+
+
+def test_export_names_the_package_that_is_missing(studies, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    arguments = ["export", str(studies / "a"), "--to", "tensorboard"]
+    code, _, err = run(monkeypatch, capsys, *arguments)
+    assert code == 2
+    assert "needs the package tensorboard" in err
+    assert err.endswith("pip install 'keras-adamfamily[tensorboard]'\n")
+
+
+def test_resume_gives_a_study_more_trials(folder, monkeypatch, capsys):
+    arguments = [*USER, "--optimizers", "adamw,sgdw", "--trials", "2", "--epochs", "1"]
+    assert run(monkeypatch, capsys, *arguments, "--seeds", "0", "--out", "study")[0] == 0
+    arguments = ["resume", "study", "--data", "tiny:load_data"]
+    code, out, err = run(monkeypatch, capsys, *arguments)
+    assert (code, err) == (0, "")
+    assert "going on: 2 trials" in out
+    assert run(monkeypatch, capsys, *arguments, "--trials", "4")[0] == 0
+    assert len(tuning.Study("study").trials) == 4
+    code, _, err = run(monkeypatch, capsys, "resume", "study")
+    assert (code, "--data MODULE:load_data" in err) == (2, True)
+
+
+COMMANDS = ("list", "tune", "resume", "report", "heatmap", "compare", "export", "regret")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_each_command(command, monkeypatch, capsys):
+    code, out, _ = run(monkeypatch, capsys, command, "--help")
+    text = " ".join(out.split())
+    assert code == 0
+    assert "Exit codes: 0 done; 1 a run failed" in text
+    assert command == "list" or f"adamfamily {command} " in text.split("Usage:")[1][30:]
+
+
+def test_every_command_is_in_that_list():
+    named = {
+        command.name or command.callback.__name__ for command in common.app.registered_commands
+    }
+    assert named == set(COMMANDS)
+
+
+def test_search_in_which_every_trial_is_lost_is_a_failed_run(folder, monkeypatch, capsys):
+    (folder / "lost.py").write_text(TINY.replace("loss=loss", "loss=lambda y, p: loss(y, p) / 0.0"))
+    monkeypatch.delitem(sys.modules, "lost", raising=False)
+    arguments = ["tune", "lost:build_model", "--data", "lost:load_data", "--epochs", "1"]
+    code, _, err = run(monkeypatch, capsys, *arguments, "--trials", "3", "--out", "lost-study")
+    assert code == 1
+    assert err.startswith("adamfamily: error: every trial diverged or failed; see ")
+
+
 def test_regret_prints_a_table_and_draws_it(folder, monkeypatch, capsys):
     arguments = ["regret", "--problem", "period-3", "--optimizers", "adam,SGD", "--rounds", "1000"]
     code, out, err = run(monkeypatch, capsys, *arguments)
@@ -169,6 +293,13 @@ USER = ["tune", "tiny:build_model", "--data", "tiny:load_data"]
         ([*USER, "--out", "tiny.py/runs"], 2, "tiny.py/runs: Not a directory"),
         ([*USER, "--out", "."], 2, "holds files that are not a study"),
         (["report", "nowhere"], 2, "must be the folder of a study"),
+        (["heatmap", "nowhere"], 2, "must be the folder of a study"),
+        (["compare", "nowhere", "there"], 2, "must be the folder of a study"),
+        (["compare", "nowhere"], 2, "give two or more studies"),
+        (["export", "nowhere", "--to", "csv"], 2, "must be the folder of a study"),
+        (["export", "nowhere", "--to", "excel"], 2, "--to must be one of csv, json, tensorboard"),
+        (["export", "nowhere"], 2, "Missing option '--to'"),
+        (["resume", "nowhere"], 2, "must be the folder of a study"),
         (["regret", "--problem", "7"], 2, "must be one of period-3, period-101, stochastic, not"),
         (["regret", "--optimizers", "adamm"], 2, "Unknown optimizer 'adamm'. Did you mean Adam"),
         (["regret", "--optimizers", ","], 2, "--optimizers must name at least one"),
@@ -213,9 +344,9 @@ def test_debug_shows_the_traceback(folder, monkeypatch, capsys):
 
 def test_other_backend_starts_again_under_it(monkeypatch, capsys):
     calls = []
-    other = next(name for name in cli.BACKENDS if name != keras.config.backend())
+    other = next(name for name in common.BACKENDS if name != keras.config.backend())
     monkeypatch.setattr(os, "execv", lambda *call: calls.append(call))
-    monkeypatch.setattr(cli.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(common.importlib.util, "find_spec", lambda name: object())
     monkeypatch.setenv("KERAS_BACKEND", keras.config.backend())
     run(monkeypatch, capsys, "tune", "--backend", other, "--task", "none")
     assert calls[0][1][1:] == ["-m", "keras_adamfamily", *sys.argv[1:]]
@@ -223,8 +354,8 @@ def test_other_backend_starts_again_under_it(monkeypatch, capsys):
 
 
 def test_backend_that_is_not_installed(monkeypatch, capsys):
-    other = next(name for name in cli.BACKENDS if name != keras.config.backend())
-    monkeypatch.setattr(cli.importlib.util, "find_spec", lambda name: None)
+    other = next(name for name in common.BACKENDS if name != keras.config.backend())
+    monkeypatch.setattr(common.importlib.util, "find_spec", lambda name: None)
     code, _, err = run(monkeypatch, capsys, "tune", "--backend", other)
     assert code == 2
     assert err.endswith(f"pip install 'keras-adamfamily[{other}]'\n")

@@ -181,7 +181,8 @@ BACKEND = keras.backend.backend()
 MODULES = [
     info.name
     for info in pkgutil.walk_packages(kaf.__path__, "keras_adamfamily.")
-    if not info.name.endswith(("__main__", ".cli")) and NEEDS.get(info.name, BACKEND) == BACKEND
+    if not {"__main__", "cli"} & set(info.name.split("."))
+    and NEEDS.get(info.name, BACKEND) == BACKEND
 ]
 
 

@@ -119,11 +119,11 @@ def learning_curves(study: Study, metric: str) -> go.Figure:
 def sensitivity(study: Study) -> go.Figure:
     """The score by learning rate, and its upper envelope: a broad top needs little care."""
     figure = _figure("learning rate", study.settings.objective)
-    figure.update_xaxes(**_log_axis(study, "learning_rate"))
+    figure.update_xaxes(**log_axis(study, "learning_rate"))
     low, high = _score_range(study)
     figure.update_yaxes(range=_padded([low, high]))
     for index, optimizer in enumerate(study.space.optimizers):
-        points = [t for t in _points(study, optimizer, "learning_rate") if t.score is not None]
+        points = [t for t in searched(study, optimizer, "learning_rate") if t.score is not None]
         shown = {"legendgroup": str(index), "name": html.escape(optimizer)}
         x, y = _envelope(study, points)
         figure.add_scatter(
@@ -158,7 +158,7 @@ def good_rates(study: Study, optimizer: str) -> tuple[float, float, float] | Non
     Returns:
         The two, and how many decades of rates are good, gaps left out; `None` without a trial.
     """
-    rates, scores = _envelope(study, _points(study, optimizer, "learning_rate"))
+    rates, scores = _envelope(study, searched(study, optimizer, "learning_rate"))
     if not rates:
         return None
     x = np.log10(rates)
@@ -185,20 +185,17 @@ def rate_by_decay(study: Study, optimizer: str) -> go.Figure:
     a weighted mean of those near by, and left out where none is near.
     """
     figure = _figure("learning rate", "weight decay, normalized", height=340)
-    figure.update_xaxes(**_log_axis(study, "learning_rate"))
-    figure.update_yaxes(**_log_axis(study, "weight_decay"))
-    trials = _points(study, optimizer, "learning_rate", "weight_decay")
-    low, high = _color_range(study)
+    figure.update_xaxes(**log_axis(study, "learning_rate"))
+    figure.update_yaxes(**log_axis(study, "weight_decay"))
+    trials = searched(study, optimizer, "learning_rate", "weight_decay")
+    low, high = color_range(study)
     colors = {
         "colorscale": "Viridis",
         "reversescale": study.settings.direction == "min",
     }
-    worst = low if study.settings.direction == "max" else high
-    surface = heat(
-        [(*_place(t), worst if t.score is None else t.score) for t in trials], (low, high)
-    )
-    if surface is not None:
-        x, y, z = surface
+    cells = surface(study, optimizer)
+    if cells is not None:
+        x, y, z = cells
         figure.add_heatmap(
             x=x, y=y, z=z, zmin=low, zmax=high, **colors, opacity=0.6, showscale=False,
             hoverinfo="skip",
@@ -219,8 +216,8 @@ def rate_by_decay(study: Study, optimizer: str) -> go.Figure:
                 "line": {"width": 1.5, "color": "rgba(255, 255, 255, 0.9)"},
             }
         figure.add_scatter(
-            x=[_place(t)[0] for t in own],
-            y=[_place(t)[1] for t in own],
+            x=[place(t)[0] for t in own],
+            y=[place(t)[1] for t in own],
             mode="markers",
             text=[_label(study, t) for t in own],
             hovertemplate="%{text}<extra></extra>",
@@ -228,6 +225,14 @@ def rate_by_decay(study: Study, optimizer: str) -> go.Figure:
         )
     figure.update_layout(showlegend=False)
     return figure
+
+
+def surface(study: Study, optimizer: str):
+    """The cells of the heat map of an optimizer, see `heat`; a lost trial counts as the worst."""
+    low, high = color_range(study)
+    worst = low if study.settings.direction == "max" else high
+    trials = searched(study, optimizer, "learning_rate", "weight_decay")
+    return heat([(*place(t), worst if t.score is None else t.score) for t in trials], (low, high))
 
 
 def heat(
@@ -369,13 +374,13 @@ def is_searched(study: Study, argument: str) -> bool:
 # What they share.
 
 
-def _points(study: Study, optimizer: str, *arguments: str) -> list[TrialResult]:
+def searched(study: Study, optimizer: str, *arguments: str) -> list[TrialResult]:
     """The trials of the search that have these hyperparameters."""
     trials = study.scoring.of(SEARCH, optimizer)
     return [t for t in trials if all(name in t.short_hyperparameters for name in arguments)]
 
 
-def _place(trial: TrialResult) -> tuple[float, float]:
+def place(trial: TrialResult) -> tuple[float, float]:
     values = trial.short_hyperparameters
     return values["learning_rate"], values["weight_decay"]
 
@@ -417,7 +422,7 @@ def _score_range(study: Study) -> tuple[float, float]:
     return tuple(sorted(study.scoring.sign * cost for cost in (best, worst)))
 
 
-def _color_range(study: Study) -> tuple[float, float]:
+def color_range(study: Study) -> tuple[float, float]:
     """From the median of all scores to the best: color is for telling good trials apart."""
     scores = [t.score for t in study.trials if t.role == SEARCH and t.status in (OK, PRUNED)]
     scores = [score for score in scores if score is not None]
@@ -439,7 +444,7 @@ def _line(index: int) -> dict:
     }
 
 
-def _log_axis(study: Study, argument: str) -> dict:
+def log_axis(study: Study, argument: str) -> dict:
     """A logarithmic axis over the union of all optimizers' ranges, so that pictures compare."""
     limits = [end for own in study.space.ranges.values() for end in own.get(argument, ())]
     axis = {"type": "log", "exponentformat": "power", "dtick": 1}

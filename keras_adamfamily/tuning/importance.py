@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import optuna
 
+from keras_adamfamily.tuning.exports import as_optuna
 from keras_adamfamily.tuning.study import Study
 from keras_adamfamily.tuning.trial import SEARCH, TrialResult
 
@@ -18,38 +19,29 @@ def importance(study: Study) -> dict[str, dict[str, float]]:
     vary.
     """
     found = {}
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        for optimizer in study.space.optimizers:
-            shares = _shares(study, study.scoring.of(SEARCH, optimizer))
-            if shares:
-                found[optimizer] = shares
-    finally:
-        optuna.logging.set_verbosity(verbosity)
+    for optimizer in study.space.optimizers:
+        trials = study.scoring.of(SEARCH, optimizer)
+        costs = [study.scoring.cost(trial.score) for trial in trials]
+        if len(trials) < FEWEST_TRIALS or len(set(costs)) < 2:
+            continue
+        rebuilt = as_optuna(study, optimizer, value=_Rank(study, costs))
+        shared = set.intersection(*(set(trial.params) for trial in rebuilt.trials))
+        if len(shared) > 1:
+            evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+            shares = optuna.importance.get_param_importances(
+                rebuilt, evaluator=evaluator, params=sorted(shared)
+            )
+            found[optimizer] = {name: float(share) for name, share in shares.items()}
     return found
 
 
-def _shares(study: Study, trials: list[TrialResult]) -> dict[str, float]:
-    values = [trial.short_hyperparameters for trial in trials]
-    names = [name for name in (values[0] if values else ()) if all(name in own for own in values)]
-    spaces = {name: _distribution([own[name] for own in values]) for name in names}
-    spaces = {name: space for name, space in spaces.items() if not space.single()}
-    costs = [study.scoring.cost(trial.score) for trial in trials]
-    if len(trials) < FEWEST_TRIALS or len(spaces) < 2 or len(set(costs)) < 2:
-        return {}
-    rebuilt = optuna.create_study()
-    for own, cost in zip(values, costs, strict=True):
-        rank = sum(other < cost for other in costs) + sum(other == cost for other in costs) / 2
-        params = {name: own[name] for name in spaces}
-        rebuilt.add_trial(optuna.create_trial(params=params, distributions=spaces, value=rank))
-    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-    return optuna.importance.get_param_importances(rebuilt, evaluator=evaluator)
+class _Rank:
+    """The place of a trial among others, those that are equal in the middle of theirs."""
 
+    def __init__(self, study: Study, costs: list[float]):
+        self.scoring = study.scoring
+        self.costs = costs
 
-def _distribution(values: list) -> optuna.distributions.BaseDistribution:
-    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
-    if not numbers:
-        return optuna.distributions.CategoricalDistribution(list(dict.fromkeys(values)))
-    low, high = min(values), max(values)
-    return optuna.distributions.FloatDistribution(low, high, log=low > 0)
+    def __call__(self, trial: TrialResult) -> float:
+        cost = self.scoring.cost(trial.score)
+        return sum(c < cost for c in self.costs) + sum(c == cost for c in self.costs) / 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 
 from rich import box
 from rich.console import Console, Group
@@ -148,7 +149,12 @@ class Progress:
 
 def show_leaderboard(study: Study, console: Console) -> None:
     """Prints the leaderboard and the verdict."""
-    rows = study.leaderboard()
+    show_rows(study.leaderboard(), study.settings.objective, console)
+    console.print(Text(study.verdict()), soft_wrap=True)
+
+
+def show_rows(rows: Sequence[LeaderboardRow], objective: str, console: Console) -> None:
+    """Prints a leaderboard."""
     names = list(dict.fromkeys(name for row in rows for name in row.hyperparameters))
     headers = ["", "optimizer", "fresh seeds", "n", "search", *names, "trials", "s/trial"]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
@@ -165,9 +171,8 @@ def show_leaderboard(study: Study, console: Console) -> None:
             *values,
         ]
         table.add_row(*map(Text, [*cells, count(row), seconds(row)]))
-    console.print(Text(f"\n{study.settings.objective}: mean ± std on fresh seeds, and the search"))
+    console.print(Text(f"\n{objective}: mean ± std on fresh seeds, and the search"))
     console.print(table)
-    console.print(Text(study.verdict()), soft_wrap=True)
 
 
 def fresh(row: LeaderboardRow) -> str:

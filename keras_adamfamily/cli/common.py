@@ -1,0 +1,90 @@
+"""What all commands share: the app, the exit codes, where output goes, how a function is named."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Callable
+
+import typer
+from rich.console import Console
+
+BACKENDS = ("jax", "tensorflow", "torch")
+FAILED_RUN, WRONG_USAGE = 1, 2
+
+HELP = """
+The Adam family of optimizers for Keras 3: what there is, and which settings suit your model.
+
+`--debug`, anywhere on the line, shows the traceback of an error.
+"""
+
+EXIT_CODES = (
+    "Exit codes: 0 done; 1 a run failed, such as a search in which every trial was lost; "
+    "2 wrong usage, such as an unknown option or a folder that holds no study."
+)
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help=HELP,
+    epilog=EXIT_CODES,
+)
+
+
+class Usage(Exception):
+    """The command line is wrong; the message says how."""
+
+
+def use_backend(backend: str | None) -> None:
+    """Starts this command again under another backend: Keras reads its choice when imported."""
+    import keras
+
+    if backend is None or backend == keras.config.backend():
+        return
+    if backend not in BACKENDS:
+        raise Usage(f"--backend must be one of {', '.join(BACKENDS)}, not {backend!r}")
+    if importlib.util.find_spec(backend) is None:
+        raise Usage(
+            f"--backend {backend} needs a package that is not installed: "
+            f"pip install 'keras-adamfamily[{backend}]'"
+        )
+    os.environ["KERAS_BACKEND"] = backend
+    os.execv(sys.executable, [sys.executable, "-m", "keras_adamfamily", *sys.argv[1:]])
+
+
+def names_in(text: str) -> list[str]:
+    """The names in a list with commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def imported(reference: str) -> Callable:
+    """The function that `module:function` names; modules of the current folder come first."""
+    module_name, _, name = reference.partition(":")
+    if not all(part.isidentifier() for part in [*module_name.split("."), name]):
+        raise Usage(
+            f"{reference!r} must have the form MODULE:FUNCTION, such as my_module:load_data"
+        )
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and module_name.startswith(error.name):
+            raise Usage(f"there is no module {error.name!r} here, nor is one installed") from error
+        raise RuntimeError(
+            f"importing {module_name} raised {type(error).__name__}: {error}"
+        ) from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        what = "no" if function is None else "no function"
+        raise Usage(f"module {module_name!r} has {what} {name!r}")
+    return function
+
+
+def console_of_output() -> Console:
+    """A terminal as wide as it is; a pipe or a file wide enough for a table."""
+    console = Console()
+    return console if console.is_terminal else Console(width=120)

@@ -1,0 +1,112 @@
+"""Exports hold what the study holds, as the programs that they are for read it."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+
+pytest.importorskip("keras_tuner")
+
+import optuna
+
+from keras_adamfamily.tuning import exports
+from tests.studies import WrittenStudy, landscape, trial
+
+
+@pytest.fixture(scope="module")
+def study():
+    return landscape(("AdamW", "SGDW"), trials=12, seeds=2, epochs=8)
+
+
+def test_csv_has_every_trial(study, tmp_path):
+    exports.to_csv(study, tmp_path / "a.csv")
+    with open(tmp_path / "a.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(study.trials) == 28
+    for row, trial_ in zip(rows, study.trials, strict=True):
+        assert row["score"] == ("" if trial_.score is None else repr(trial_.score))
+        assert float(row["learning_rate"]) == trial_.short_hyperparameters["learning_rate"]
+        assert (row["optimizer"], row["status"]) == (trial_.optimizer, trial_.status)
+
+
+def test_csv_has_no_formulas_and_no_column_twice(tmp_path):
+    values = {"score": 3, "=1+1": "@SUM(A1)", "note": "-5", "rate": -5.0}
+    exports.to_csv(WrittenStudy([trial(hyperparameters=values)]), tmp_path / "a.csv")
+    with open(tmp_path / "a.csv", newline="", encoding="utf-8") as file:
+        header, row = csv.reader(file)
+    assert len(set(header)) == len(header)
+    found = dict(zip(header, row, strict=True))
+    assert (found["score"], found["hyperparameter score"]) == ("0.5", "3")
+    assert (found["'=1+1"], found["note"], found["rate"]) == ("'@SUM(A1)", "'-5", "-5.0")
+
+
+def test_json_has_everything(study, tmp_path):
+    exports.to_json(study, tmp_path / "a.json")
+    found = json.loads((tmp_path / "a.json").read_text("utf-8"))
+    assert found["verdict"] == study.verdict()
+    assert found["settings"]["objective"] == "val_accuracy"
+    assert found["trials"][3]["curves"] == study.trials[3].curves
+    assert len(found["leaderboard"]) == 2 and found["comparisons"][0]["paired"]
+
+
+def test_optuna_reads_its_export(study, tmp_path):
+    path = tmp_path / "a.db"
+    exports.to_optuna(study, path)
+    loaded = optuna.load_study(study_name="AdamW", storage=f"sqlite:///{path}")
+    trials = study.scoring.of("search", "AdamW")
+    best = max((t for t in trials if t.status == "ok"), key=lambda t: t.score)
+    assert loaded.best_value == best.score
+    assert loaded.best_params == best.short_hyperparameters
+    states = {"ok": "COMPLETE", "pruned": "PRUNED", "diverged": "FAIL"}
+    assert [t.state.name for t in loaded.trials] == [states[t.status] for t in trials]
+    assert list(loaded.trials[0].intermediate_values.values()) == trials[0].curves["val_accuracy"]
+    assert (loaded.direction.name, loaded.trials[0].user_attrs["seed"]) == ("MAXIMIZE", 0)
+    with pytest.raises(FileExistsError, match="is there already"):
+        exports.to_optuna(study, path)
+
+
+def test_tensorboard_shows_the_trials(study, tmp_path):
+    """Through the code behind TensorBoard's HPARAMS and SCALARS tabs."""
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing import data_provider, plugin_event_multiplexer
+    from tensorboard.context import RequestContext
+    from tensorboard.plugins import base_plugin
+    from tensorboard.plugins.hparams import (
+        api_pb2,
+        backend_context,
+        get_experiment,
+        list_session_groups,
+    )
+
+    exports.to_tensorboard(study, tmp_path / "logs")
+    multiplexer = plugin_event_multiplexer.EventMultiplexer()
+    multiplexer.AddRunsFromDirectory(str(tmp_path / "logs")).Reload()
+    provider = data_provider.MultiplexerDataProvider(multiplexer, str(tmp_path / "logs"))
+    context = backend_context.Context(base_plugin.TBContext(data_provider=provider))
+    experiment = get_experiment.Handler(
+        RequestContext(), context, "e", api_pb2.GetExperimentRequest()
+    ).run()
+    assert {"learning_rate", "weight_decay", "optimizer", "role", "status"} <= {
+        info.name for info in experiment.hparam_infos
+    }
+    statuses = [api_pb2.STATUS_SUCCESS, api_pb2.STATUS_FAILURE, api_pb2.STATUS_UNKNOWN]
+    name = api_pb2.MetricName(tag="val_accuracy")
+    request = api_pb2.ListSessionGroupsRequest(
+        allowed_statuses=statuses, start_index=0, slice_size=1000, col_params=[]
+    )
+    groups = (
+        list_session_groups.Handler(RequestContext(), context, "e", request).run().session_groups
+    )
+    assert len(groups) == 28
+    sessions = {session.name: (group, session) for group in groups for session in group.sessions}
+    for t in study.trials:
+        group, session = sessions[f"{t.optimizer}-{t.role}-{t.number}"]
+        rate = group.hparams["learning_rate"].number_value
+        assert rate == t.short_hyperparameters["learning_rate"]
+        values = [m.value for m in session.metric_values if m.name == name]
+        assert values == pytest.approx([t.curves["val_accuracy"][-1]])
+        lost = t.status == "diverged"
+        wanted = api_pb2.STATUS_FAILURE if lost else api_pb2.STATUS_SUCCESS
+        assert session.status == wanted
