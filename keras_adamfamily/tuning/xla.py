@@ -67,7 +67,7 @@ def use_compilation_cache(directory: str | os.PathLike | None = None) -> Path:
     Example:
 
     >>> from keras_adamfamily.tuning import xla
-    >>> folder = xla.use_compilation_cache("runs/compiled")
+    >>> xla.use_compilation_cache("runs/compiled")  # doctest: +SKIP
     """
     need_jax()
     configured = jax.config.jax_compilation_cache_dir

@@ -1,0 +1,222 @@
+"""Data of every kind that `fit` accepts: what a search knows of them, what a population gets."""
+
+import importlib.util
+
+import keras
+import numpy as np
+import pytest
+
+pytest.importorskip("keras_tuner")
+
+from keras_adamfamily.tuning.data import Data
+
+X, Y = np.arange(40, dtype="float32").reshape(20, 2), np.arange(20) % 3
+W = np.linspace(0.0, 1.0, 20)
+needs = {
+    name: pytest.mark.skipif(importlib.util.find_spec(name) is None, reason=f"needs {name}")
+    for name in ("tensorflow", "torch")
+}
+
+
+def tf_dataset(change=lambda dataset: dataset, parts=None):
+    import tensorflow as tf
+
+    return change(tf.data.Dataset.from_tensor_slices(parts or (X, Y))).batch(8)
+
+
+def loader(*parts, **arguments):
+    import torch
+
+    tensors = [torch.as_tensor(part) for part in parts or (X, Y)]
+    arguments = {"batch_size": 8, **arguments}
+    return torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*tensors), **arguments)
+
+
+class Sequence(keras.utils.PyDataset):
+    def __init__(self, noise=0.0, count=3):
+        super().__init__()
+        self.noise, self.count = noise, count
+
+    @property
+    def num_batches(self):
+        return self.count
+
+    def __getitem__(self, index):
+        rows = slice(8 * index, 8 * (index + 1))
+        return X[rows] + self.noise * np.random.normal(size=X[rows].shape), Y[rows]
+
+
+class Reordering(Sequence):
+    def on_epoch_end(self):
+        pass
+
+
+KINDS = {
+    "arrays": lambda: (X, Y),
+    "PyDataset": Sequence,
+    "tf.data": pytest.param(tf_dataset, marks=needs["tensorflow"]),
+    "torch": pytest.param(loader, marks=needs["torch"]),
+    "torch, shuffled": pytest.param(lambda: loader(shuffle=True), marks=needs["torch"]),
+}
+each_kind = pytest.mark.parametrize("make", KINDS.values(), ids=KINDS)
+
+
+@each_kind
+def test_what_a_search_knows(make):
+    data = Data.of(make(), 8)
+    assert (data.batch_size, data.steps) == (8, 3)
+    assert data.examples in (20, 24)
+    x, y = data.first_batch()
+    np.testing.assert_array_equal(x, X[:8])
+    np.testing.assert_array_equal(y, Y[:8])
+    assert Data.of(data) is data
+
+
+@each_kind
+def test_a_population_gets_all_examples_in_order(make):
+    x, y = Data.of(make(), 8).arrays()
+    np.testing.assert_array_equal(x, X)
+    np.testing.assert_array_equal(y, Y)
+
+
+@each_kind
+def test_the_fingerprint_is_that_of_the_contents(make, monkeypatch):
+    before = Data.of(make(), 8).fingerprint
+    assert Data.of(make(), 8).fingerprint == before and len(before) == 16
+    monkeypatch.setitem(globals(), "X", X + 1.0)
+    assert Data.of(make(), 8).fingerprint != before
+
+
+@each_kind
+def test_fit_trains_and_evaluates_on_them(make):
+    data = Data.of(make(), 8)
+    seen = []
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, "softmax")])
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    count = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: seen.append("train"),
+        on_test_batch_end=lambda batch, logs: seen.append("test"),
+    )
+    model.fit(**data.fit_arguments(), **data.validation_arguments(), verbose=0, callbacks=[count])
+    assert seen == ["train"] * 3 + ["test"] * 3
+
+
+def test_nested_arrays_and_weights():
+    data = Data.of(({"a": X, "b": [X, X]}, Y, W), 32)
+    assert data.fit_arguments().keys() == {"x", "y", "sample_weight", "batch_size"}
+    assert data.first_batch()[0]["b"][1].shape == (20, 2)
+    assert data.shuffled and data.batch_size == 32 and data.steps == 1
+    other = Data.of(({"a": X, "b": [X, X + 1]}, Y, W))
+    assert other.batch_size == 32 and other.fingerprint != data.fingerprint
+    plain = Data.of(([[0.0, 1.0], [2.0, 3.0]], [0, 1], None))
+    assert [array.shape for array in plain.arrays()] == [(2, 2), (2,)]
+
+
+def test_arrays_beyond_the_limit():
+    with pytest.raises(ValueError, match="`data` takes 0 MB.*limit of 0 MB"):
+        Data.of((X, Y)).arrays(limit=100)
+    with pytest.raises(ValueError, match="limit"):
+        Data.of(Sequence()).arrays(limit=100)
+
+
+# What is random is never frozen.
+
+
+def refused(data, why):
+    data = Data.of(data)
+    with pytest.raises(ValueError, match=f"random.*{why}.*augmentation into layers"):
+        data.arrays()
+    return data
+
+
+def test_a_random_pydataset():
+    data = refused(Sequence(noise=1.0), "another first batch")
+    assert Data.of(Sequence(noise=1.0)).fingerprint == data.fingerprint != ""
+    refused(Reordering(), "on_epoch_end")
+
+
+class LateNoise(Sequence):
+    def __getitem__(self, index):
+        x, y = super().__getitem__(index)
+        return x + (index == 2) * np.random.normal(size=x.shape), y
+
+
+def test_noise_in_the_last_batch_alone_is_noticed():
+    refused(LateNoise(), "other batches when it is read again")
+
+
+@needs["tensorflow"]
+def test_a_random_tf_dataset():
+    import tensorflow as tf
+
+    refused(tf_dataset(lambda dataset: dataset.shuffle(20)), "another first batch")
+    fixed = tf_dataset(lambda d: d.shuffle(20, seed=1, reshuffle_each_iteration=False))
+    assert sorted(Data.of(fixed).arrays()[0][:, 0]) == sorted(X[:, 0])
+    noise = tf_dataset(lambda d: d.map(lambda x, y: (x + tf.random.normal([2]), y)))
+    assert refused(noise, "another").fingerprint == Data.of(noise).fingerprint
+
+
+@needs["tensorflow"]
+def test_the_length_of_a_tf_dataset():
+    unknown = tf_dataset().filter(lambda x, y: True)
+    assert Data.of(unknown).steps == 3
+    with pytest.raises(ValueError, match="endless.*take"):
+        Data.of(tf_dataset().repeat())
+    with pytest.raises(ValueError, match="a batch at least"):
+        Data.of(tf_dataset().take(0))
+    weighted = Data.of(tf_dataset(parts=({"a": X}, Y, W)))
+    assert len(weighted.arrays()) == 3 and weighted.arrays()[0]["a"].shape == (20, 2)
+
+
+@needs["torch"]
+def test_how_a_dataloader_shuffles():
+    assert Data.of(loader(shuffle=True)).shuffled and not Data.of(loader()).shuffled
+    assert Data.of(loader(shuffle=True)).examples == 20
+    refused(loader(shuffle=True, drop_last=True), "drop_last")
+    dropped = Data.of(loader(drop_last=True))
+    assert dropped.steps == 2 and dropped.examples == 16 == len(dropped.arrays()[0])
+    import torch
+
+    sampler = torch.utils.data.RandomSampler(range(20), replacement=True)
+    refused(loader(sampler=sampler), "replacement")
+    weighted = torch.utils.data.WeightedRandomSampler([1.0] * 20, 20)
+    refused(loader(sampler=weighted), "another first batch")
+
+
+# What cannot be is refused.
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (X, r"`train` must be a pair .* a keras.utils.PyDataset or a torch DataLoader.*ndarray"),
+        ((X,), "tuple of length 1"),
+        ((X, Y[:-1]), r"same number.*\(20, 2\), \(19,\)"),
+        ((X[:0], Y[:0]), "at least one"),
+        ((X, np.array(["a"] * 20)), "of numbers.*<U1"),
+        ((X, [None] * 20), "of numbers.*object"),
+        ((X, [[1], [1, 2]]), "arrays"),
+        ((x for x in X), "generator"),
+        (Sequence(count=None), "`train` is endless.*num_batches"),
+        (Sequence(count=0), "a batch at least"),
+    ],
+)
+def test_wrong_data(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        Data.of(wrong, name="train")
+
+
+def test_the_batch_size_is_that_of_the_batches():
+    with pytest.raises(ValueError, match="`train` comes in batches of 8.*batch_size=32"):
+        Data.of(Sequence(), 32, name="train")
+    with pytest.raises(ValueError, match="`batch_size`"):
+        Data.of((X, Y), 0)
+
+
+def test_batches_of_different_sizes():
+    class Growing(Sequence):
+        def __getitem__(self, index):
+            return X[: 4 + index], Y[: 4 + index]
+
+    with pytest.raises(ValueError, match="different sizes"):
+        Data.of(Growing()).arrays()
