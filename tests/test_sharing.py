@@ -145,6 +145,7 @@ def results(directory):
 @pytest.fixture
 def postgres(tmp_path_factory):
     """The URL of an empty PostgreSQL database on loopback."""
+    pytest.importorskip("psycopg")
     programs = sorted(glob.glob("/usr/lib/postgresql/*/bin/initdb"))
     initdb = shutil.which("initdb") or (programs and programs[-1])
     if not initdb:

@@ -60,10 +60,6 @@ class Progress:
     def __exit__(self, *exception) -> None:
         self.live.stop()
 
-    def note(self, text: str) -> None:
-        """Shows a line of text."""
-        self._line(text)
-
     def advance(self, trial: TrialResult, is_new: bool) -> None:
         """Counts a trial, and shows it if it was run now."""
         self.done += 1

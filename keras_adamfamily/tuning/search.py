@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ import optuna
 from optuna.trial import FrozenTrial
 from rich.console import Console
 
+from keras_adamfamily.tuning.data import Data
 from keras_adamfamily.tuning.hypermodel import OptimizerHyperModel
 from keras_adamfamily.tuning.oracle import Halving, OptunaOracle
 from keras_adamfamily.tuning.progress import Progress
@@ -39,7 +39,7 @@ def tune(
     optimizers: Sequence[str] | SearchSpace = DEFAULT_OPTIMIZERS,
     max_trials: int = 24,
     epochs: int = 20,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     objective: str | keras_tuner.Objective = "val_accuracy",
     finalist_seeds: int = 8,
     seed: int = 0,
@@ -73,18 +73,20 @@ def tune(
         build_model: A function without arguments that returns a new model, or KerasTuner's
             `build_model(hp)`, or a compiled model, of which each trial gets a copy with new initial
             weights; see `OptimizerHyperModel`.
-        train: `(x, y)`, two arrays of shapes `(examples, ...)`, or `(x, y, sample_weight)`.
-        validation: `(x, y)`, likewise. The scores are measured on it and it picks the winner: keep
-            a test set apart to measure the winner.
+        train: Whatever `fit` takes: `(x, y)`, arrays of shapes `(examples, ...)`, or
+            `(x, y, sample_weight)`, a `tf.data.Dataset`, a `keras.utils.PyDataset` or a PyTorch
+            `DataLoader`.
+        validation: Likewise. The scores are measured on it and it picks the winner: keep a test set
+            apart to measure the winner.
         directory: Folder of the study, a new or empty one, or that of the same study.
         optimizers: Names, or a `SearchSpace`.
         max_trials: Trials in all; each optimizer gets an equal share, rounded down.
         epochs: Epochs of each trial.
-        batch_size: Examples per batch, where the space does not search it.
+        batch_size: Examples per batch of arrays, where the space does not search it, 32 by default.
         objective: What to optimize, such as `"val_accuracy"` or `"val_loss"`, whose direction is
             known; otherwise `"val_f1:max"`, `"val_cost:min"` or a `keras_tuner.Objective`.
-        finalist_seeds: Number of fresh seeds for the best configurations, 8 by default; fewer than 6
-            cannot tell two optimizers apart, 0 leaves that out.
+        finalist_seeds: Number of fresh seeds for the best configurations, 8 by default; fewer than
+            6 cannot tell two optimizers apart, 0 leaves that out.
         seed: A non-negative integer. 0 is a seed like any other.
         loss: As in `model.compile`; needed if `build_model` does not compile its model.
         metrics: As in `model.compile`; replaces the model's metrics if given.
@@ -132,11 +134,11 @@ def tune(
     check_integer("seed", seed, 0)
     if max_minutes is not None:
         check_float("max_minutes", max_minutes, POSITIVE)
+    train = Data.of(train, batch_size, name="train")
     training = Training(
-        train=_as_arrays("train", train),
-        validation=_as_arrays("validation", validation),
+        train=train,
+        validation=Data.of(validation, batch_size, name="validation"),
         epochs=check_integer("epochs", epochs, 1),
-        batch_size=check_integer("batch_size", batch_size, 1),
         objective=_as_objective(objective),
         callbacks=tuple(callbacks),
         class_weight=class_weight,
@@ -145,9 +147,9 @@ def tune(
     hypermodel = OptimizerHyperModel(
         build_model,
         space,
-        dataset_size=len(training.train[0]),
+        dataset_size=train.examples,
         epochs=epochs,
-        batch_size=batch_size,
+        batch_size=train.batch_size,
         loss=loss,
         metrics=metrics,
     )
@@ -172,13 +174,13 @@ def tune(
         block=oracle.block,
         pruner=_described(oracle.pruner),
         epochs=epochs,
-        batch_size=batch_size,
-        dataset_size=len(training.train[0]),
+        batch_size=train.batch_size,
+        dataset_size=train.examples,
         finalist_seeds=finalist_seeds,
         seed=seed,
         build_model=_name_of(build_model),
         parameters=parameters,
-        data=_fingerprint(*training.train, *training.validation),
+        data=f"{train.fingerprint} {training.validation.fingerprint}",
         training=_described_training(training),
         backend=keras.config.backend(),
     )
@@ -317,12 +319,12 @@ def _rehearse(hypermodel: OptimizerHyperModel, training: Training) -> int:
     Returns:
         The number of parameters of the model.
     """
-    first = slice(training.batch_size)
     batch = dataclasses.replace(
         training,
-        train=tuple(array[first] for array in training.train),
-        validation=tuple(array[first] for array in training.validation),
+        train=Data.of(training.train.first_batch()),
+        validation=Data.of(training.validation.first_batch()),
         epochs=1,
+        callbacks=(),
     )
     keras.backend.clear_session()
     try:
@@ -394,39 +396,6 @@ def _as_objective(objective: Any) -> keras_tuner.Objective:
             "`objective` must say which way is better, unless it is a metric that Keras knows: "
             f"'{objective}:max' or '{objective}:min'. Received: objective={objective!r}"
         ) from error
-
-
-def _as_arrays(name: str, value: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Two arrays with the same number of examples, or an error that names the argument."""
-    if not isinstance(value, (tuple, list)) or len(value) != 2:
-        raise ValueError(
-            f"`{name}` must be a pair (x, y) of arrays. Received: {type(value).__name__}"
-            + (f" of length {len(value)}" if isinstance(value, (tuple, list)) else "")
-        )
-    try:
-        x, y = (np.asarray(part) for part in value)
-    except ValueError as error:
-        raise ValueError(f"`{name}` must be a pair (x, y) of arrays: {error}") from error
-    if x.dtype == object or y.dtype == object:
-        raise ValueError(
-            f"`{name}` must be a pair (x, y) of arrays of numbers. "
-            f"Received the dtypes {x.dtype} and {y.dtype}"
-        )
-    if not x.ndim or not y.ndim or len(x) != len(y) or not len(x):
-        raise ValueError(
-            f"`{name}` must be (x, y) with the same number of examples, at least one. "
-            f"Received the shapes {x.shape} and {y.shape}"
-        )
-    return x, y
-
-
-def _fingerprint(*arrays: np.ndarray) -> str:
-    """A digest of the arrays' shapes, types and contents."""
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(f"{array.shape} {array.dtype}".encode())
-        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
-    return digest.hexdigest()[:16]
 
 
 def _name_of(function: Any) -> str:

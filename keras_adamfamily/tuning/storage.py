@@ -50,6 +50,7 @@ class Storage:
     Raises:
         ValueError: If the URL is of another database, or the database cannot be opened or is not
             one of Optuna's.
+        ModuleNotFoundError: If the database's driver is not installed.
     """
 
     def __init__(self, url: str, study_name: str, direction: str):
@@ -59,9 +60,15 @@ class Storage:
         self.worker = f"{platform.node()}-{os.getpid()}-{secrets.token_hex(3)}"
         try:
             self._optuna = _open(self.url)
+        except ImportError as error:
+            raise ModuleNotFoundError(
+                f"`storage` {self.public_url!r} needs a package that is not installed: "
+                "pip install 'keras-adamfamily[postgresql]'",
+                name="psycopg",
+            ) from error
         except Exception as error:
             raise ValueError(
-                f"`storage` {self.url.render_as_string()!r} cannot be opened as a database of "
+                f"`storage` {self.public_url!r} cannot be opened as a database of "
                 f"Optuna's: {type(error).__name__}: {str(error).splitlines()[0]}"
             ) from error
         if self.url.get_backend_name() == "sqlite":

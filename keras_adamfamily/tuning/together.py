@@ -118,11 +118,15 @@ class Together:
         training = self.training
         return Population(
             lambda: self.hypermodel.build(first.hp()),
-            training.train,
-            training.validation,
+            training.train.arrays(),
+            training.validation.arrays(),
             hyperparameters=values,
             seeds=seeds,
-            batch_size=self.hypermodel.space.batch_size(first.hyperparameters, training.batch_size),
+            batch_size=self.hypermodel.space.batch_size(
+                first.hyperparameters, training.train.batch_size
+            ),
+            validation_batch_size=training.validation.batch_size,
+            shuffle=training.train.shuffled,
             class_weight=training.class_weight,
             early_stopping=training.early_stopping,
             evaluate_average=training.evaluate_average,

@@ -19,6 +19,7 @@ import numpy as np
 
 from keras_adamfamily.base import FamilyOptimizer, without_loss_scaling
 from keras_adamfamily.callbacks import EvaluateEMAWeights
+from keras_adamfamily.tuning.data import Data
 from keras_adamfamily.tuning.space import SHARED
 from keras_adamfamily.validation import check_integer
 
@@ -118,10 +119,9 @@ class Training:
     """The data and the settings that all trials of a study share.
 
     Attributes:
-        train: `(x, y)` or `(x, y, sample_weight)`, or whatever else `fit` takes for `x`.
-        validation: Likewise.
+        train: The training data.
+        validation: The validation data.
         epochs: Of each trial, unless it ends early.
-        batch_size: Of each trial that does not search it; `None` where the data have theirs.
         objective: What is optimized.
         callbacks: Keras callbacks; each trial gets a copy.
         class_weight: As in `fit`.
@@ -129,10 +129,9 @@ class Training:
             an average.
     """
 
-    train: Any
-    validation: Any
+    train: Data
+    validation: Data
     epochs: int
-    batch_size: int | None
     objective: keras_tuner.Objective
     callbacks: tuple[keras.callbacks.Callback, ...] = ()
     class_weight: dict[int, float] | None = None
@@ -159,15 +158,12 @@ class Training:
         class_weight: dict[int, float] | None = None,
     ) -> Training:
         """From the arguments of `model.fit`."""
-        train = x
-        if y is not None:
-            train = (x, y) if sample_weight is None else (x, y, sample_weight)
-            batch_size = 32 if batch_size is None else batch_size
+        given = (x, y, sample_weight) if y is not None else x
+        train = Data.of(given, batch_size, name="x")
         return cls(
             train=train,
-            validation=validation_data,
+            validation=Data.of(validation_data, name="validation_data"),
             epochs=check_integer("epochs", epochs, 1),
-            batch_size=batch_size,
             objective=objective,
             callbacks=tuple(callbacks),
             class_weight=class_weight,
@@ -221,13 +217,12 @@ class Training:
         hypermodel.fit(
             hp,
             model,
-            *(self.train if isinstance(self.train, tuple) else (self.train,)),
-            validation_data=self.validation,
+            **self.train.fit_arguments(),
+            **self.validation.validation_arguments(),
             epochs=self.epochs,
             callbacks=[*averages, *callbacks, *copy.deepcopy(self.callbacks)],
             verbose=0,
-            **{} if self.batch_size is None else {"batch_size": self.batch_size},
-            **{} if self.class_weight is None else {"class_weight": self.class_weight},
+            class_weight=self.class_weight,
         )
 
 
