@@ -488,7 +488,7 @@ class OptunaOracle(keras_tuner.Oracle):
             }
             if point.get(self.group_by, group) != group:
                 continue
-            unknown = [name for name in point if name not in names]
+            unknown = [name for name in given if not {name, f"{group}/{name}"} & names]
             if unknown:
                 raise ValueError(
                     f"`starting_points` has {unknown[0]!r}, which is not searched. "

@@ -1,0 +1,330 @@
+"""`OptunaOracle` and `OptimizerTuner` within KerasTuner, and KerasTuner's own parts within ours."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+pytest.importorskip("keras_tuner")
+
+import keras_tuner
+import optuna
+
+from keras_adamfamily import tuning
+
+ROOT = Path(__file__).resolve().parent.parent
+LENGTH = {"dataset_size": 64, "epochs": 2, "batch_size": 16}
+
+
+def blobs(seed=0, examples=64):
+    random = np.random.default_rng(seed)
+    y = np.arange(examples) % 3
+    x = np.eye(3)[y] + random.normal(scale=0.5, size=(examples, 3))
+    return x.astype("float32"), y
+
+
+def build_model(hp=None):
+    units = hp.Int("units", 2, 8) if hp else 4
+    model = keras.Sequential(
+        [keras.Input((3,)), keras.layers.Dense(units, "relu"), keras.layers.Dense(3)]
+    )
+    model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model
+
+
+def architecture(hp):
+    return build_model(hp)
+
+
+def hypermodel(build=build_model, optimizers=("AdamW", "SGDW"), **space):
+    return tuning.OptimizerHyperModel(build, tuning.SearchSpace(optimizers, **space), **LENGTH)
+
+
+def search(tuner, **arguments):
+    settings = {"epochs": 2, "batch_size": 16, "verbose": 0, "validation_data": blobs(1)}
+    tuner.search(*blobs(), **{**settings, **arguments})
+    return tuner.oracle
+
+
+def oracle(max_trials=8, **arguments):
+    return tuning.OptunaOracle("val_loss", max_trials, **arguments)
+
+
+def values(oracle):
+    """The hyperparameters of all trials, by id."""
+    return {name: trial.hyperparameters.values for name, trial in sorted(oracle.trials.items())}
+
+
+# The oracle alone, on a cost that is known.
+
+
+def space(hp):
+    """A space of every kind of hyperparameter."""
+    hp.Choice("optimizer", ["a", "b"])
+    for name in ("a", "b"):
+        with hp.conditional_scope("optimizer", [name]):
+            hp.Float(f"{name}/rate", 1e-4, 1.0, sampling="log")
+    hp.Int("units", 8, 64, step=8)
+    hp.Int("width", 4, 256, sampling="log")
+    hp.Float("late", 0.1, 0.9, sampling="reverse_log")
+    hp.Float("drop", 0.0, 0.5, step=0.25)
+    hp.Boolean("norm")
+    hp.Fixed("depth", 3)
+
+
+def cost(values):
+    rate = values[f"{values['optimizer']}/rate"]
+    return (np.log10(rate) + 2.0) ** 2 + values["drop"]
+
+
+def plane(hp):
+    hp.Choice("optimizer", ["a", "b"])
+    for name in ("a", "b"):
+        with hp.conditional_scope("optimizer", [name]):
+            hp.Float(f"{name}/rate", 1e-4, 1.0, sampling="log")
+    hp.Float("drop", 0.0, 0.5)
+
+
+def play(directory, limit=1, stop=None, space=space, max_trials=32, **arguments):
+    """Runs an oracle on `cost`; stops as a killed process does, amid the trials, after `stop`."""
+    asked = oracle(max_trials, **arguments)
+    asked.verbose = 0
+    asked._set_project_dir(directory, "project")
+    space(asked.hyperparameters)
+    done = 0
+    while trials := asked.create_trials("tuner", limit):
+        for trial in trials:
+            if done == stop:
+                asked.close()
+                return None
+            asked.update_trial(trial.trial_id, {"val_loss": cost(trial.hyperparameters.values)})
+            trial.status = "COMPLETED"
+            asked.end_trial(trial)
+            done += 1
+    asked.reload()
+    asked.close()
+    return values(asked)
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory):
+    return play(tmp_path_factory.mktemp("played"))
+
+
+def test_every_group_gets_the_same_number_within_the_space(played):
+    chosen = [v["optimizer"] for v in played.values()]
+    assert chosen.count("a") == chosen.count("b") == 16
+    for v in played.values():
+        assert 1e-4 <= v[f"{v['optimizer']}/rate"] <= 1.0
+        assert v["units"] in range(8, 65, 8) and isinstance(v["units"], int)
+        assert 4 <= v["width"] <= 256
+        assert 0.1 <= v["late"] <= 0.9
+        assert v["drop"] in (0.0, 0.25, 0.5)
+        assert v["norm"] in (True, False) and v["depth"] == 3
+        assert len(v) == 8  # the other group's rate is not there
+    assert len({v["units"] for v in played.values()}) > 3
+
+
+def test_trials_of_both_groups_begin_at_the_same_places(played):
+    for number in range(4):
+        a, b = (played[f"{name}-{number:04d}"] for name in "ab")
+        assert a["a/rate"] == b["b/rate"] and a["units"] == b["units"]
+
+
+@pytest.mark.parametrize("limit", [3, 16])
+def test_list_of_trials_does_not_depend_on_how_many_run_at_a_time(limit, played, tmp_path):
+    assert play(tmp_path, limit) == played
+
+
+@pytest.mark.parametrize("stop", [0, 7, 13, 30])
+def test_list_of_trials_does_not_depend_on_interruptions(stop, played, tmp_path):
+    assert play(tmp_path, limit=4, stop=stop) is None
+    assert play(tmp_path, limit=3) == played
+
+
+def test_seeds(played, tmp_path):
+    other = play(tmp_path, seed=1)
+    assert not {v["late"] for v in other.values()} & {v["late"] for v in played.values()}
+
+
+def test_a_sampler_that_learns_does_better_than_chance(tmp_path):
+    def late(sampler):
+        trials = play(tmp_path / sampler, 8, space=plane, max_trials=96, sampler=sampler)
+        return np.median([cost(v) for name, v in trials.items() if int(name[-4:]) >= 24])
+
+    assert late("tpe") < 0.5 * late("random")
+
+
+def test_samplers_of_ones_own(tmp_path):
+    made = []
+
+    def sampler(seed):
+        made.append(seed)
+        return optuna.samplers.RandomSampler(seed=seed)
+
+    trials = play(tmp_path, sampler=sampler, startup_trials=4)
+    assert len(trials) == 32 and len(set(made)) == 12  # the 12 later ones of each group
+
+
+def test_starting_points_come_first(tmp_path):
+    points = [{"optimizer": "a", "a/rate": 0.01, "units": 16}, {"drop": 0.5}]
+    trials = play(tmp_path, starting_points=points)
+    assert (trials["a-0000"]["a/rate"], trials["a-0000"]["units"]) == (0.01, 16)
+    assert trials["a-0001"]["drop"] == trials["b-0000"]["drop"] == 0.5
+    with pytest.raises(ValueError, match="'unit', which is not searched"):
+        play(tmp_path / "other", starting_points=[{"unit": 3}])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"max_trials": 0}, "`max_trials`"),
+        ({"seed": -1}, "`seed`"),
+        ({"sampler": "bayes"}, "`sampler` must be one of 'tpe'"),
+        ({"sampler": optuna.samplers.TPESampler}, "a function from a seed"),
+        ({"startup_trials": -1}, "`startup_trials`"),
+        ({"block": 0}, "`block`"),
+    ],
+)
+def test_wrong_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        oracle(**arguments)
+
+
+@pytest.mark.parametrize("url", ["mysql://host/db", "sqlite://", "nonsense", "postgresql://host"])
+def test_wrong_storage(url, tmp_path):
+    with pytest.raises(ValueError, match="`storage`"):
+        play(tmp_path, storage=url)
+
+
+def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "project").mkdir()
+    file = tmp_path / "project" / "study.db"
+    file.write_bytes(b"precious " * 1000)
+    with pytest.raises(ValueError, match="cannot be opened as a database"):
+        play(tmp_path)
+    assert file.read_bytes() == b"precious " * 1000
+
+
+def test_halving_keeps_the_better_third():
+    halving = tuning.Halving()
+    assert halving.rungs(27) == [1, 3, 9]
+    assert tuning.Halving(2, min_epochs=4).rungs(20) == [5, 10]
+    assert halving.cut([3.0, 1.0, 2.0], "min") == 1.0
+    assert halving.cut([3.0, 1.0, 2.0, 4.0], "max") == 3.0
+
+
+# With KerasTuner's parts.
+
+
+def test_any_tuner_of_kerastuner_takes_our_oracle(tmp_path):
+    tuner = keras_tuner.Tuner(
+        oracle(4), hypermodel(architecture), directory=tmp_path, project_name="p", overwrite=False
+    )
+    assert len(search(tuner).get_best_trials(9)) == 4
+    before = values(tuner.oracle)
+    tuner.oracle.close()
+    again = keras_tuner.Tuner(
+        oracle(6), hypermodel(architecture), directory=tmp_path, project_name="p"
+    )
+    trials = values(search(again))
+    assert len(trials) == 6 and before.items() <= trials.items()
+    again.oracle.close()
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        keras_tuner.oracles.RandomSearchOracle,
+        keras_tuner.oracles.BayesianOptimizationOracle,
+        keras_tuner.oracles.GridSearchOracle,
+        keras_tuner.oracles.HyperbandOracle,
+    ],
+)
+@pytest.mark.parametrize("strategy", ["fit", "auto"])
+def test_our_tuner_takes_any_oracle_of_kerastuner(kind, strategy, tmp_path):
+    settings = {"max_epochs": 3} if "Hyperband" in kind.__name__ else {"max_trials": 5}
+    tuner = tuning.OptimizerTuner(
+        kind(objective="val_loss", seed=1, **settings),
+        hypermodel(),
+        strategy=strategy,
+        lanes=2,
+        directory=tmp_path,
+        project_name="p",
+    )
+    best = search(tuner).get_best_trials(1)[0]
+    assert len(tuner.oracle.trials) >= 5
+    assert best.score == min(t.score for t in tuner.oracle.trials.values())
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [keras_tuner.RandomSearch, keras_tuner.BayesianOptimization, keras_tuner.GridSearch],
+)
+def test_our_hypermodel_goes_into_any_tuner_of_kerastuner(kind, tmp_path):
+    tuner = kind(
+        hypermodel(architecture, batch_size=[16, 32]),
+        objective="val_loss",
+        max_trials=3,
+        directory=tmp_path,
+    )
+    trials = search(tuner).trials.values()
+    assert len(trials) == 3 and all(trial.score is not None for trial in trials)
+
+
+def test_our_tuner_has_the_results_of_the_search(tmp_path):
+    tuner = tuning.OptimizerTuner(
+        oracle(6), hypermodel(architecture), directory=tmp_path, project_name="p"
+    )
+    search(tuner)
+    best = tuner.get_best_hyperparameters(2)
+    assert len(best) == 2 and "units" in best[0].values
+    assert tuner.hypermodel.build(best[0]).optimizer.name in ("adamw", "sgdw")
+    with pytest.raises(NotImplementedError, match="weights of the trials are not kept"):
+        tuner.get_best_models()
+    tuner.oracle.close()
+
+
+CLUSTER = """
+import sys
+import keras_tuner
+from tests import test_oracle
+
+tuner = keras_tuner.RandomSearch(
+    test_oracle.hypermodel(), objective="val_loss", max_trials=4, directory=sys.argv[1]
+)
+test_oracle.search(tuner)
+"""
+
+
+def test_chief_and_workers(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def start(name):
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "KERAS_BACKEND": keras.config.backend(),
+            "KERASTUNER_TUNER_ID": name,
+            "KERASTUNER_ORACLE_IP": "127.0.0.1",
+            "KERASTUNER_ORACLE_PORT": str(port),
+        }
+        return subprocess.Popen(
+            [sys.executable, "-c", CLUSTER, str(tmp_path)], env=environment, cwd=ROOT
+        )
+
+    processes = [start("chief"), start("worker0"), start("worker1")]
+    assert [process.wait(timeout=300) for process in processes] == [0, 0, 0]
+    files = list(tmp_path.rglob("trial.json"))
+    assert len(files) == 4
+    assert all(json.loads(file.read_text())["status"] == "COMPLETED" for file in files)
