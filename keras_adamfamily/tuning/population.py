@@ -76,6 +76,8 @@ class Population:
             which pays where a lane alone leaves the device idle.
         chunk_size: How many lanes are on the devices at a time at most, an integer >= 1, 128 by
             default. It bounds the memory.
+        room: How many lanes a mapped program is to have room for at least, an integer >= 0, so that
+            `restart` with so many does not compile it again. It costs memory alone.
         devices: The JAX devices to spread the lanes over; all by default. See `use_all_cores`.
 
     Raises:
@@ -115,6 +117,7 @@ class Population:
         evaluate_average: bool = False,
         strategy: str = "map",
         chunk_size: int = 128,
+        room: int = 0,
         devices: Sequence[Any] | None = None,
     ):
         need_jax()
@@ -137,7 +140,8 @@ class Population:
         self._data = jax.device_put((train, validation), NamedSharding(self._mesh, Spec()))
         self._batch = jax.tree.map(lambda array: array[: self.batch_size], train)
         self._build_model, self._names = build_model, set(hyperparameters)
-        self._program, self._initial, self._room = None, {}, 0
+        self._program, self._initial, self._places = None, {}, 0
+        self.room = check_integer("room", room, 0)
         self.restart(hyperparameters, seeds)
 
     def __len__(self) -> int:
@@ -295,12 +299,7 @@ class Population:
 
         The step of the first model that is built is the program of all lanes.
         """
-        keras.utils.set_random_seed(seed)
-        model = _checked_model(self._build_model(), self.evaluate_average)
-        if self._program is not None and model is self._program.model:
-            raise ValueError("`build_model` must build a new model at each call")
-        eta = self._prepare_optimizer(model)
-        model._symbolic_build(data_batch=self._batch)
+        model, eta = self._new_model(seed)
         random = np.random.get_state()
         state = [[np.asarray(v.value) for v in group] for group in variables_of(model)]
         if self._program is None:
@@ -314,6 +313,16 @@ class Population:
                 strategy=self.strategy,
             )
         return state, random
+
+    def _new_model(self, seed: int) -> tuple[keras.Model, Callable | None]:
+        """A model with its variables, ready to train; and its eta."""
+        keras.utils.set_random_seed(seed)
+        model = _checked_model(self._build_model(), self.evaluate_average)
+        if self._program is not None and model is self._program.model:
+            raise ValueError("`build_model` must build a new model at each call")
+        eta = self._prepare_optimizer(model)
+        model._symbolic_build(data_batch=self._batch)
+        return model, eta
 
     def _prepare_optimizer(self, model) -> Callable | None:
         """Gives the model a copy of its optimizer in which the hyperparameters are variables.
@@ -396,8 +405,9 @@ class Population:
         devices = self._mesh.size
         needed = math.ceil(len(lanes) / devices)
         if self.strategy == "map":
+            wanted = max(needed, math.ceil(self.room / devices))
             most = math.ceil(self.chunk_size / devices)
-            needed = self._room = max(self._room, min(1 << (needed - 1).bit_length(), most))
+            needed = self._places = max(self._places, min(1 << (wanted - 1).bit_length(), most))
         parts = np.array_split(np.arange(len(lanes)), devices)
         places = np.concatenate([i * needed + np.arange(len(p)) for i, p in enumerate(parts)])
         lane_of = np.full(needed * devices, lanes[0])
