@@ -401,12 +401,15 @@ def _method(study: Study, page: Page) -> None:
         "and cannot win. The validation data chose the configurations, so measure the winner on "
         "data that it has not seen."
     )
+    several = max(2, len(study.space.optimizers))
     page.say(
         f"The intervals are Student's below {evidence.BOOTSTRAP_FROM} runs, where a bootstrap is "
         "too narrow, and the bootstrap's (BCa) from there on. The test counts in how many of all "
         "ways to swap the two optimizers within the pairs the difference would be as large: it "
-        f"assumes no distribution, and to tell {len(study.space.optimizers)} optimizers apart it "
-        f"takes at least {evidence.runs_needed(max(2, len(study.space.optimizers)))} fresh seeds."
+        f"assumes no distribution, and to tell {several} optimizers apart it takes at least "
+        f"{evidence.runs_needed(several)} fresh seeds. "
+        "What varies between the runs is the seed alone. The split of the data and the search are "
+        "not repeated, so a difference holds for the configurations that this search has found."
     )
     page.html(table(["Optimizer", "Argument", "Range"], ranges + fixed, "Search space"))
 
