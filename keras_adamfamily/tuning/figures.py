@@ -82,7 +82,7 @@ def learning_curves(study: Study, metric: str) -> go.Figure:
             curve = trial.curves[metric]
             everything += [value for value in curve if value is not None]
             x += [*range(1, len(curve) + 1), None]
-            y += [*curve, None]
+            y += [*(v if v is None else float(f"{v:.5g}") for v in curve), None]
         style = _line(index)
         figure.add_scatter(
             x=x,
