@@ -16,7 +16,7 @@ import numpy as np
 from scipy import special, stats
 
 LEVEL = 0.95
-SIGNIFICANCE = 1.0 - LEVEL
+SIGNIFICANCE = 0.05
 BOOTSTRAP_FROM = 20
 PERMUTATIONS = 2**14  # all of them up to 14 pairs; beyond, as many at random
 
@@ -77,10 +77,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def runs_needed(optimizers: int) -> int:
-    """The fewest pairs with which the test can tell one of so many optimizers from another."""
+def runs_needed(optimizers: int, paired: bool = True) -> int:
+    """The fewest runs of each with which the test can tell one of so many optimizers from another.
+
+    >>> [runs_needed(optimizers) for optimizers in (2, 3, 4, 5)]
+    [6, 7, 8, 9]
+    """
     pairs, n = math.comb(optimizers, 2), 1
-    while pairs * smallest_p(n) > SIGNIFICANCE:
+    while pairs * smallest_p(n, None if paired else n) > SIGNIFICANCE:
         n += 1
     return n
 

@@ -158,7 +158,9 @@ def _leaderboard(study: Study, page: Page) -> None:
         page.say(
             "Difference: the mean of the leader minus that of the other, over runs with the same "
             "seeds. p: exact permutation test of these pairs, corrected by Holm's method for all "
-            f"pairs of optimizers; told apart if p is at most {evidence.SIGNIFICANCE:.2g}.",
+            f"pairs of optimizers; told apart if p is at most {evidence.SIGNIFICANCE:.2g}. "
+            "An interval is for its pair alone, without that correction, so one that leaves out 0 "
+            "may come with a no.",
             "soft",
         )
 
