@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 import statistics
@@ -256,8 +257,8 @@ def _importance(study: Study, page: Page) -> None:
             f"{name}: " + ", ".join(f"{k.replace('_', ' ')} {v:.0%}" for k, v in own.items())
             for name, own in found.items()
         ),
-        "How much of the differences between trials each hyperparameter explains, over the range "
-        "that was searched: fANOVA of the ranks, by Optuna. "
+        "How much of the differences between the trials each hyperparameter explains, where the "
+        "search has looked: fANOVA of the ranks, by Optuna. "
         + (f"From only {few} trials it is a rough guess." if few < 4 * FEWEST_TRIALS else ""),
     )
 
@@ -414,6 +415,10 @@ def _method(study: Study, page: Page) -> None:
         "not repeated, so a difference holds for the configurations that this search has found."
     )
     page.html(table(["Optimizer", "Argument", "Range"], ranges + fixed, "Search space"))
+    asked = dataclasses.asdict(settings)
+    del asked["space"]
+    cells = [[name.replace("_", " "), number(value)] for name, value in asked.items()]
+    page.html(table(["Setting", "Value"], cells, "Settings"))
 
 
 def _environment(study: Study, page: Page) -> None:
