@@ -110,6 +110,7 @@ def test_runs_needed():
         n, pairs = evidence.runs_needed(optimizers), math.comb(optimizers, 2)
         assert pairs * evidence.smallest_p(n) <= 0.05 < pairs * evidence.smallest_p(n - 1)
     assert evidence.runs_needed(2) == 6
+    assert evidence.runs_needed(2, paired=False) == 4  # 2 of C(8, 4) ways
 
 
 @pytest.mark.parametrize("optimizers", [("Adam", "AdamW"), ("Adam", "AdamW", "NAdamW", "SGDW")])

@@ -12,6 +12,7 @@ pytest.importorskip("keras_tuner")
 
 from keras_adamfamily.tuning import figures
 from keras_adamfamily.tuning.importance import importance
+from keras_adamfamily.tuning.page import _json
 from keras_adamfamily.tuning.report import render
 from tests.browser import CHROMIUM, Browser
 from tests.studies import WrittenStudy, finals, landscape, trial
@@ -119,6 +120,17 @@ def test_nothing_from_a_study_is_markup():
         assert part not in page
     assert page.count("<script") == page.count("</script>") == 3
     assert "&lt;script&gt;alert(1)" in page
+
+
+def test_no_figure_ends_its_script():
+    """Plotly escapes as well, but does not promise it."""
+
+    class Raw:
+        def to_json(self):
+            return json.dumps(HOSTILE)
+
+    text = _json({"a": Raw()})
+    assert "<" not in text and json.loads(text) == {"a": HOSTILE}
 
 
 # The pictures.

@@ -13,10 +13,10 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 LEVEL = 0.95
-SIGNIFICANCE = 1.0 - LEVEL
+SIGNIFICANCE = 0.05
 BOOTSTRAP_FROM = 20
 PERMUTATIONS = 2**14  # all of them up to 14 pairs; beyond, as many at random
 
@@ -77,10 +77,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def runs_needed(optimizers: int) -> int:
-    """The fewest pairs with which the test can tell one of so many optimizers from another."""
+def runs_needed(optimizers: int, paired: bool = True) -> int:
+    """The fewest runs of each with which the test can tell one of so many optimizers from another.
+
+    >>> [runs_needed(optimizers) for optimizers in (2, 3, 4, 5)]
+    [6, 7, 8, 9]
+    """
     pairs, n = math.comb(optimizers, 2), 1
-    while pairs * smallest_p(n) > SIGNIFICANCE:
+    while pairs * smallest_p(n, None if paired else n) > SIGNIFICANCE:
         n += 1
     return n
 
@@ -94,17 +98,21 @@ def best_of(costs: Sequence[float], chance: float) -> list[float]:
     >>> best_of([3.0, 1.0, 2.0], 0.5)
     [2.0, 1.0, 1.0]
     """
-    ordered = sorted(costs)
-    total, curve = len(ordered), []
+    ordered, curve = sorted(costs), []
+    total = len(ordered)
+    after = np.arange(total - 1, -1, -1.0)  # how many trials come after each place
     for n in range(1, total + 1):
-        ways = math.comb(total, n)
-        place = next(
-            i
-            for i in range(total)
-            if ways - math.comb(total - i - 1, n) >= chance * ways - 1e-9 * ways
+        # The best of n lies beyond a place if all n come after it: C(after, n) of C(total, n) ways.
+        beyond = np.where(
+            after >= n, _log_ways(np.maximum(after, n), n) - _log_ways(total, n), -np.inf
         )
-        curve.append(ordered[place])
+        curve.append(ordered[np.argmax(beyond <= np.log1p(-chance) + 1e-9)])
     return curve
+
+
+def _log_ways(total: np.ndarray | float, n: float) -> np.ndarray:
+    """The logarithm of the binomial coefficient."""
+    return special.gammaln(total + 1) - special.gammaln(n + 1) - special.gammaln(total - n + 1)
 
 
 def _statistic(*samples: np.ndarray, axis: int = -1) -> np.ndarray:

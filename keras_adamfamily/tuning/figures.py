@@ -82,7 +82,7 @@ def learning_curves(study: Study, metric: str) -> go.Figure:
             curve = trial.curves[metric]
             everything += [value for value in curve if value is not None]
             x += [*range(1, len(curve) + 1), None]
-            y += [*curve, None]
+            y += [*(v if v is None else float(f"{v:.5g}") for v in curve), None]
         style = _line(index)
         figure.add_scatter(
             x=x,
@@ -417,8 +417,9 @@ def _score_range(study: Study) -> tuple[float, float]:
     costs = [study.scoring.cost(t.score) for t in study.trials if t.score is not None]
     if not costs:
         return 0.0, 1.0
-    best = min(costs)
-    worst = min(max(costs), best + 3 * (statistics.median(costs) - best) or math.inf)
+    best, worst = min(costs), max(costs)
+    gap = statistics.median(costs) - best
+    worst = min(worst, best + 3 * gap) if gap else worst
     return tuple(sorted(study.scoring.sign * cost for cost in (best, worst)))
 
 

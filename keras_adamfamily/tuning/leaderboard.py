@@ -222,10 +222,10 @@ def verdict(rows: Sequence[LeaderboardRow]) -> str:
     names = _listed([first.optimizer, *(comparison.optimizer for comparison in unclear)])
     n = min(comparison.n for comparison in unclear)
     start = f"No clear winner: {names} cannot be told apart"
-    needed = evidence.runs_needed(len(compared) + 1)
+    needed = evidence.runs_needed(len(compared) + 1, all(c.paired for c in compared))
     if n == 1:
         text = f"{start}: they were trained on one fresh seed, which cannot tell."
-    elif n < needed and all(comparison.paired for comparison in unclear):
+    elif n < needed:
         text = (
             f"{start} by {n} runs each, whatever these gave: to tell {len(compared) + 1} "
             f"optimizers apart takes at least {needed} fresh seeds. {first.optimizer} has the best "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 import statistics
@@ -158,7 +159,9 @@ def _leaderboard(study: Study, page: Page) -> None:
         page.say(
             "Difference: the mean of the leader minus that of the other, over runs with the same "
             "seeds. p: exact permutation test of these pairs, corrected by Holm's method for all "
-            f"pairs of optimizers; told apart if p is at most {evidence.SIGNIFICANCE:.2g}.",
+            f"pairs of optimizers; told apart if p is at most {evidence.SIGNIFICANCE:.2g}. "
+            "An interval is for its pair alone, without that correction, so one that leaves out 0 "
+            "may come with a no.",
             "soft",
         )
 
@@ -254,8 +257,8 @@ def _importance(study: Study, page: Page) -> None:
             f"{name}: " + ", ".join(f"{k.replace('_', ' ')} {v:.0%}" for k, v in own.items())
             for name, own in found.items()
         ),
-        "How much of the differences between trials each hyperparameter explains, over the range "
-        "that was searched: fANOVA of the ranks, by Optuna. "
+        "How much of the differences between the trials each hyperparameter explains, where the "
+        "search has looked: fANOVA of the ranks, by Optuna. "
         + (f"From only {few} trials it is a rough guess." if few < 4 * FEWEST_TRIALS else ""),
     )
 
@@ -401,14 +404,21 @@ def _method(study: Study, page: Page) -> None:
         "and cannot win. The validation data chose the configurations, so measure the winner on "
         "data that it has not seen."
     )
+    several = max(2, len(study.space.optimizers))
     page.say(
         f"The intervals are Student's below {evidence.BOOTSTRAP_FROM} runs, where a bootstrap is "
         "too narrow, and the bootstrap's (BCa) from there on. The test counts in how many of all "
         "ways to swap the two optimizers within the pairs the difference would be as large: it "
-        f"assumes no distribution, and to tell {len(study.space.optimizers)} optimizers apart it "
-        f"takes at least {evidence.runs_needed(max(2, len(study.space.optimizers)))} fresh seeds."
+        f"assumes no distribution, and to tell {several} optimizers apart it takes at least "
+        f"{evidence.runs_needed(several)} fresh seeds. "
+        "What varies between the runs is the seed alone. The split of the data and the search are "
+        "not repeated, so a difference holds for the configurations that this search has found."
     )
     page.html(table(["Optimizer", "Argument", "Range"], ranges + fixed, "Search space"))
+    asked = dataclasses.asdict(settings)
+    del asked["space"]
+    cells = [[name.replace("_", " "), number(value)] for name, value in asked.items()]
+    page.html(table(["Setting", "Value"], cells, "Settings"))
 
 
 def _environment(study: Study, page: Page) -> None:
