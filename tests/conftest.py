@@ -1,7 +1,13 @@
-"""Two TensorFlow devices and four JAX devices on one CPU, set up before either starts."""
+"""Two TensorFlow devices and four JAX devices on one CPU, set up before either starts.
+
+Compiled programs go into a folder of the tests.
+"""
 
 import os
+import tempfile
 
+compiled = tempfile.TemporaryDirectory()
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", compiled.name)  # not the user's
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
 )

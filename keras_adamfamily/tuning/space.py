@@ -161,6 +161,10 @@ class SearchSpace:
         """The batch size of a trial."""
         return int(values.get("batch_size", *(self.batch_sizes[:1] or [default])))
 
+    def traced(self, name: str) -> dict[str, str]:
+        """The searched floats of an optimizer: its name for each, by the name in the space."""
+        return {argument: argument.removeprefix("one_minus_") for argument in self.ranges[name]}
+
     def optimizer(self, name: str, values: Mapping[str, Any], **length: int):
         """A new optimizer with sampled `values`.
 

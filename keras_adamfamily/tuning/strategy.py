@@ -15,12 +15,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_adamfamily.base import FamilyOptimizer
 from keras_adamfamily.callbacks import EvaluateEMAWeights
 from keras_adamfamily.tuning.data import Data
 from keras_adamfamily.tuning.stopping import check_early_stopping
 from keras_adamfamily.tuning.trial import one_line
-from keras_adamfamily.tuning.variables import with_variables
+from keras_adamfamily.tuning.variables import share_program
 from keras_adamfamily.validation import check_integer
 
 if keras.backend.backend() == "jax":
@@ -109,7 +108,7 @@ def choose(
     epochs = check_integer("epochs", epochs, 1)
     chunk_size = check_integer("chunk_size", chunk_size, 1)
     try:
-        options = _as_options(callbacks)
+        options = population_options(callbacks)
         arrays = train.arrays(), validation and validation.arrays()
         probe = _Probe(
             build_model,
@@ -125,7 +124,7 @@ def choose(
             class_weight=class_weight,
             **options,
         )
-    except _Impossible as error:
+    except Impossible as error:
         return Choice("fit", f"fit: {error}")
     except ValueError as error:
         return Choice("fit", f"fit: {one_line(error).removeprefix('ValueError: ')}")
@@ -135,38 +134,23 @@ def choose(
         return Choice("fit", f"fit: the trials make no common program. {one_line(error)}")
 
 
-def share_program(model: keras.Model, names: Iterable[str]) -> keras.Model:
-    """Makes the model's next `fit` find the program of a like trial in the compilation cache.
-
-    The floats of these names go into variables of the optimizer. It helps on JAX, with
-    `xla.use_compilation_cache`; on other backends, and with another kind of optimizer, the model
-    stays as it is.
-
-    Args:
-        model: A compiled model that has not been trained; it is changed.
-        names: What `with_variables` accepts.
-
-    Returns:
-        The model.
-    """
-    if keras.backend.backend() == "jax" and isinstance(model.optimizer, FamilyOptimizer):
-        model.optimizer = with_variables(model.optimizer, names)
-    return model
-
-
-class _Impossible(Exception):
+class Impossible(ValueError):
     """Why there can be no population."""
 
 
-def _as_options(callbacks) -> dict[str, Any]:
-    """The arguments of a `Population` that do what the callbacks do."""
+def population_options(callbacks: Iterable[keras.callbacks.Callback]) -> dict[str, Any]:
+    """The arguments of a `Population` that do what the callbacks do.
+
+    Raises:
+        Impossible: If there are none, or a population cannot be had at all.
+    """
     if keras.backend.backend() != "jax":
-        raise _Impossible(
+        raise Impossible(
             f"training many trials in one program needs the JAX backend, and this is "
             f"{keras.backend.backend()}"
         )
     if keras.distribution.distribution() is not None:
-        raise _Impossible("a keras.distribution is set, and a population spreads its lanes itself")
+        raise Impossible("a keras.distribution is set, and a population spreads its lanes itself")
     options = {}
     for callback in callbacks:
         if isinstance(callback, EvaluateEMAWeights):
@@ -174,7 +158,7 @@ def _as_options(callbacks) -> dict[str, Any]:
         elif type(callback) is keras.callbacks.EarlyStopping and not options.get("early_stopping"):
             options["early_stopping"] = check_early_stopping(callback)
         else:
-            raise _Impossible(f"only fit can call the callback {type(callback).__name__}")
+            raise Impossible(f"only fit can call the callback {type(callback).__name__}")
     return options
 
 
@@ -191,7 +175,7 @@ class _Probe:
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(first._state))
         fits = int(_memory(self.devices) / (4 * size))  # host and devices hold it, before and after
         if fits < max(2, len(self.devices)):
-            raise _Impossible(f"a trial's state of {size / 1e6:.0f} MB leaves no room for others")
+            raise Impossible(f"a trial's state of {size / 1e6:.0f} MB leaves no room for others")
         settings["chunk_size"] = min(settings["chunk_size"], fits)
         start = time.perf_counter()
         model, _ = first._new_model(seeds[0])

@@ -8,13 +8,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any
 
-import keras
 import numpy as np
 
 from keras_adamfamily import registry
 from keras_adamfamily.base import FamilyOptimizer
 from keras_adamfamily.tuning.hypermodel import OptimizerHyperModel
 from keras_adamfamily.tuning.population import Population
+from keras_adamfamily.tuning.strategy import Choice, choose, population_options
 from keras_adamfamily.tuning.trial import (
     DIVERGED,
     OK,
@@ -89,19 +89,58 @@ class Together:
         results = {index: result for group in groups for index, result in group.results()}
         return [results[index] for index in range(len(asked))]
 
+    def check(self) -> None:
+        """Raises `ValueError`, with the cause, if these trials cannot be trained together."""
+        population_options(self.training.all_callbacks)
+        self.training.train.arrays()
+        self.training.validation.arrays()
+
+    def choose(self, asked: Sequence[Asked], trials: int) -> Choice:
+        """Finds out whether to train together trials such as these, and how.
+
+        Args:
+            asked: The first trials.
+            trials: How many there are to be in all.
+        """
+        training, kind = self.training, self._kind(asked[0])
+        first = {i: trial for i, trial in enumerate(asked) if self._kind(trial) == kind}
+        values, seeds = self._lanes(first)
+        choice = choose(
+            lambda: self.hypermodel.build(asked[0].hp()),
+            training.train,
+            training.validation,
+            hyperparameters=values,
+            seeds=seeds,
+            trials=trials,
+            epochs=training.epochs,
+            callbacks=training.all_callbacks,
+            class_weight=training.class_weight,
+            chunk_size=self.lanes,
+        )
+        if choice.population is not None:
+            self.strategy, self._populations[kind] = choice.strategy, choice.population
+        return choice
+
     def _kind(self, trial: Asked) -> str:
         """What trials of one program have in common."""
         traced = {f"{trial.optimizer}/{name}" for name in self._traced(trial)}
         fixed = {k: v for k, v in trial.hyperparameters.items() if k not in traced}
         return repr((trial.optimizer, sorted(fixed.items())))
 
-    def _traced(self, trial: Asked) -> Mapping[str, Any]:
-        return self.hypermodel.space.ranges[trial.optimizer]
+    def _traced(self, trial: Asked) -> dict[str, str]:
+        return self.hypermodel.space.traced(trial.optimizer)
+
+    def _lanes(self, asked: Mapping[int, Asked]) -> tuple[dict[str, list[float]], list[int]]:
+        """The hyperparameters and the seeds of trials of one kind."""
+        values = {}
+        for name, own in self._traced(next(iter(asked.values()))).items():
+            given = [t.hyperparameters[f"{t.optimizer}/{name}"] for t in asked.values()]
+            values[own] = given if own == name else [1.0 - value for value in given]
+        return values, [trial.seed for trial in asked.values()]
 
     def _group(self, kind: str, asked: dict[int, Asked]) -> _Group:
         start, first = time.perf_counter(), next(iter(asked.values()))
-        values = _values(self._traced(first), asked.values())
-        seeds = [trial.seed for trial in asked.values()]
+        values, seeds = self._lanes(asked)
         if kind in self._populations:
             self._populations.move_to_end(kind)
             self._populations[kind].restart(values, seeds)
@@ -128,8 +167,7 @@ class Together:
             validation_batch_size=training.validation.batch_size,
             shuffle=training.train.shuffled,
             class_weight=training.class_weight,
-            early_stopping=training.early_stopping,
-            evaluate_average=training.evaluate_average,
+            **population_options(training.all_callbacks),
             strategy=self.strategy,
             chunk_size=self.lanes,
         )
@@ -216,20 +254,3 @@ class _Group:
                     strategy=self.strategy,
                 ),
             )
-
-
-def _values(traced: Iterable[str], asked: Iterable[Asked]) -> dict[str, list[float]]:
-    """The values of the lanes by the names that the optimizer has for them."""
-    asked, values = list(asked), {}
-    for name in traced:
-        of_lanes = [trial.hyperparameters[f"{trial.optimizer}/{name}"] for trial in asked]
-        if name.startswith("one_minus_"):
-            name, of_lanes = name.removeprefix("one_minus_"), [1.0 - v for v in of_lanes]
-        values[name] = of_lanes
-    return values
-
-
-def only_early_stopping(callbacks: Iterable[keras.callbacks.Callback]) -> bool:
-    """Whether populations can do what the callbacks do."""
-    callbacks = list(callbacks)
-    return len(callbacks) < 2 and all(type(c) is keras.callbacks.EarlyStopping for c in callbacks)

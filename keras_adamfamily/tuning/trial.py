@@ -20,7 +20,9 @@ import numpy as np
 from keras_adamfamily.base import FamilyOptimizer, without_loss_scaling
 from keras_adamfamily.callbacks import EvaluateEMAWeights
 from keras_adamfamily.tuning.data import Data
+from keras_adamfamily.tuning.hypermodel import OptimizerHyperModel
 from keras_adamfamily.tuning.space import SHARED
+from keras_adamfamily.tuning.variables import share_program
 from keras_adamfamily.validation import check_integer
 
 OK, PRUNED, DIVERGED, FAILED = "ok", "pruned", "diverged", "failed"
@@ -138,10 +140,10 @@ class Training:
     evaluate_average: bool = False
 
     @property
-    def early_stopping(self) -> keras.callbacks.EarlyStopping | None:
-        """The one among the callbacks, if any."""
-        kind = keras.callbacks.EarlyStopping
-        return next((c for c in self.callbacks if type(c) is kind), None)
+    def all_callbacks(self) -> list[keras.callbacks.Callback]:
+        """The callbacks of a trial, of its own."""
+        averages = [EvaluateEMAWeights()] if self.evaluate_average else []
+        return [*averages, *copy.deepcopy(self.callbacks)]
 
     @classmethod
     def from_fit(
@@ -191,6 +193,8 @@ class Training:
             gc.collect()
             keras.utils.set_random_seed(asked.seed)
             model = hypermodel.build(asked.hp())
+            if isinstance(hypermodel, OptimizerHyperModel):
+                share_program(model, hypermodel.space.traced(asked.optimizer).values())
             self.fit(hypermodel, asked.hp(), model, recorder)
             facts = facts_of(model.optimizer)
         except Exception as error:
@@ -213,14 +217,13 @@ class Training:
 
     def fit(self, hypermodel, hp, model: keras.Model, *callbacks: keras.callbacks.Callback) -> None:
         """Trains a model as all trials of the study are trained."""
-        averages = [EvaluateEMAWeights()] if self.evaluate_average else []
         hypermodel.fit(
             hp,
             model,
             **self.train.fit_arguments(),
             **self.validation.validation_arguments(),
             epochs=self.epochs,
-            callbacks=[*averages, *callbacks, *copy.deepcopy(self.callbacks)],
+            callbacks=[*self.all_callbacks, *callbacks],
             verbose=0,
             class_weight=self.class_weight,
         )

@@ -12,11 +12,13 @@ from keras_tuner.engine.trial import Trial, TrialStatus
 
 from keras_adamfamily.tuning.hypermodel import OptimizerHyperModel
 from keras_adamfamily.tuning.oracle import Halving, OptunaOracle
-from keras_adamfamily.tuning.together import Together, only_early_stopping
+from keras_adamfamily.tuning.together import Together
 from keras_adamfamily.tuning.trial import OK, SEARCH, Asked, Training, TrialResult, one_line
+from keras_adamfamily.tuning.xla import use_compilation_cache
 from keras_adamfamily.validation import check_choice, check_integer
 
 STRATEGIES = ("auto", "fit", "map", "vmap")
+FEW = 16  # trials that an oracle of KerasTuner's is asked for before it is told of any
 
 
 class OptimizerTuner(keras_tuner.Tuner):
@@ -120,7 +122,6 @@ class OptimizerTuner(keras_tuner.Tuner):
             training: The data and the settings.
             stop: Asked before trials are begun; true ends the search.
         """
-        self._choose(training)
         while not stop():
             trials = {}
             for trial in self._ask():
@@ -128,6 +129,7 @@ class OptimizerTuner(keras_tuner.Tuner):
             if not trials:
                 return
             asked = [self._asked(trial) for trial in trials.values()]
+            self._choose(training, asked)
             yield from self._run(list(trials.values()), asked, training)
 
     def train(self, training: Training, asked: Sequence[Asked], **halving: Any):
@@ -138,8 +140,10 @@ class OptimizerTuner(keras_tuner.Tuner):
             asked: What to train.
             **halving: `rungs` and `survivors` of `Together.train`.
         """
-        self._choose(training)
-        if self._together is not None and asked:
+        if not asked:
+            return
+        self._choose(training, asked)
+        if self._together is not None:
             try:
                 yield from self._together.train(asked, **halving)
                 return
@@ -177,8 +181,8 @@ class OptimizerTuner(keras_tuner.Tuner):
                 self.tuner_id, max(lanes, self.oracle.block) if whole else lanes
             )
         names = [self.tuner_id]
-        if self._chosen != "fit":
-            names = [f"{self.tuner_id}-{lane}" for lane in range(self.lanes)]
+        if self._chosen != "fit" and isinstance(self.hypermodel, OptimizerHyperModel):
+            names = [f"{self.tuner_id}-{lane}" for lane in range(min(self.lanes, FEW))]
         trials = [self.oracle.create_trial(name) for name in names]
         return [trial for trial in trials if trial.status == TrialStatus.RUNNING]
 
@@ -214,17 +218,27 @@ class OptimizerTuner(keras_tuner.Tuner):
         trial.message = result.cause
         self.oracle.end_trial(trial)
 
-    def _choose(self, training: Training) -> None:
-        """Decides how to train, once."""
+    def _choose(self, training: Training, asked: Sequence[Asked]) -> None:
+        """Decides how to train, at the first trials."""
         if self._chosen is not None:
             return
+        if keras.config.backend() == "jax":
+            use_compilation_cache()
         self._chosen = self.strategy
+        together = Together(training, self.hypermodel, self.strategy, self.lanes, self.note)
+        ours = isinstance(self.hypermodel, OptimizerHyperModel)
         if self.strategy == "auto":
-            can = keras.config.backend() == "jax" and isinstance(
-                self.hypermodel, OptimizerHyperModel
-            )
-            self._chosen = "map" if can and only_early_stopping(training.callbacks) else "fit"
+            self._chosen, reason = "fit", "fit: the hypermodel is no OptimizerHyperModel"
+            if ours:
+                choice = together.choose(asked, self.oracle.max_trials or len(asked))
+                self._chosen, reason = choice.strategy, choice.reason
+            self.note(reason)
+        elif self.strategy != "fit":
+            if not ours:
+                raise ValueError(
+                    f"`strategy={self.strategy!r}` needs an OptimizerHyperModel. "
+                    f"Received: hypermodel={self.hypermodel!r}"
+                )
+            together.check()
         if self._chosen != "fit":
-            self._together = Together(
-                training, self.hypermodel, self._chosen, self.lanes, self.note
-            )
+            self._together = together

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import keras
+
 from keras_adamfamily.base import FamilyOptimizer
 
 
@@ -40,3 +42,22 @@ def with_variables(
     # Sorted, for the order is that of the state, and so part of the program.
     config["tunable"] = [*config["tunable"], *sorted(names - {"learning_rate"})]
     return type(optimizer).from_config(config)
+
+
+def share_program(model: keras.Model, names: Iterable[str]) -> keras.Model:
+    """Makes the model's next `fit` find the program of a like trial in the compilation cache.
+
+    The floats of these names go into variables of the optimizer. It helps on JAX, with
+    `xla.use_compilation_cache`; on other backends, and with another kind of optimizer, the model
+    stays as it is.
+
+    Args:
+        model: A compiled model that has not been trained; it is changed.
+        names: What `with_variables` accepts.
+
+    Returns:
+        The model.
+    """
+    if keras.backend.backend() == "jax" and isinstance(model.optimizer, FamilyOptimizer):
+        model.optimizer = with_variables(model.optimizer, names)
+    return model
