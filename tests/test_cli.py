@@ -193,7 +193,9 @@ def test_export_does_not_write_over_a_database(studies, folder, monkeypatch, cap
 
 
 def test_export_names_the_package_that_is_missing(studies, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    loaded = [name for name in sys.modules if name.startswith("tensorboard.")]
+    for name in ("tensorboard", *loaded):
+        monkeypatch.setitem(sys.modules, name, None)
     arguments = ["export", str(studies / "a"), "--to", "tensorboard"]
     code, _, err = run(monkeypatch, capsys, *arguments)
     assert code == 2
