@@ -181,8 +181,18 @@ def test_export_names_the_file(studies, monkeypatch, capsys):
     assert len((studies / "a" / "trials.csv").read_text().splitlines()) == 1 + 8
 
 
+def test_export_does_not_write_over_a_database(studies, folder, monkeypatch, capsys):
+    arguments = ["export", str(studies / "a"), "--to", "optuna", "--out", "tiny.py"]
+    code, _, err = run(monkeypatch, capsys, *arguments)
+    assert code == 2
+    assert "'tiny.py' is there already" in err and err.count("\n") == 1
+    assert (folder / "tiny.py").read_text() == TINY
+
+
 def test_export_names_the_package_that_is_missing(studies, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    loaded = [name for name in sys.modules if name.startswith("tensorboard.")]
+    for name in ("tensorboard", *loaded):
+        monkeypatch.setitem(sys.modules, name, None)
     arguments = ["export", str(studies / "a"), "--to", "tensorboard"]
     code, _, err = run(monkeypatch, capsys, *arguments)
     assert code == 2

@@ -81,6 +81,8 @@ def test_tensorboard_shows_the_trials(study, tmp_path):
     )
 
     exports.to_tensorboard(study, tmp_path / "logs")
+    with pytest.raises(FileExistsError, match="is there already"):
+        exports.to_tensorboard(study, tmp_path / "logs")
     multiplexer = plugin_event_multiplexer.EventMultiplexer()
     multiplexer.AddRunsFromDirectory(str(tmp_path / "logs")).Reload()
     provider = data_provider.MultiplexerDataProvider(multiplexer, str(tmp_path / "logs"))

@@ -156,8 +156,9 @@ def export(
     try:
         write(study, out)
     except ModuleNotFoundError as error:
+        package = error.name.partition(".")[0]
         raise Usage(
-            f"--to {to} needs the package {error.name}: pip install 'keras-adamfamily[{to}]'"
+            f"--to {to} needs the package {package}: pip install 'keras-adamfamily[{to}]'"
         ) from error
     _print_path(out)
 

@@ -71,12 +71,14 @@ def to_tensorboard(study: Study, path: Path) -> None:
 
     Raises:
         ModuleNotFoundError: If the package `tensorboard` is missing; TensorFlow is not needed.
+        FileExistsError: If the folder is there already, since TensorBoard would show both.
     """
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.compat.proto.summary_pb2 import Summary
     from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2, summary_v2
     from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
+    _refuse_existing(path)
     ends = {OK: api_pb2.STATUS_SUCCESS, PRUNED: api_pb2.STATUS_SUCCESS}
     for trial in study.trials:
         run = path / f"{trial.optimizer}-{trial.role}-{trial.number}"
@@ -115,8 +117,7 @@ def to_optuna(study: Study, path: Path) -> None:
     Raises:
         FileExistsError: If the file is there already.
     """
-    if path.exists():
-        raise FileExistsError(f"{str(path)!r} is there already")
+    _refuse_existing(path)
     storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
     try:
         for optimizer in study.space.optimizers:
@@ -217,6 +218,11 @@ def _distributions(
         low, high = min(*values, *searched), max(*values, *searched)
         found[name] = optuna.distributions.FloatDistribution(low, high, log=bool(searched))
     return found
+
+
+def _refuse_existing(path: Path) -> None:
+    if path.exists():
+        raise FileExistsError(f"{str(path)!r} is there already: remove it, or choose another place")
 
 
 def _cell(value: Any) -> Any:

@@ -315,10 +315,15 @@ def best_of(study: Study) -> go.Figure:
 
 def history(study: Study, clock: bool = False) -> go.Figure:
     """The best so far, by trial of each optimizer or by the clock."""
-    ended = [t.finished - t.seconds for t in study.trials if t.finished is not None]
-    start = min(ended, default=0.0)
+    ends = [t.finished for t in study.trials if t.role == SEARCH and t.finished is not None]
+    start = min(
+        (t.finished - t.seconds for t in study.trials if t.finished is not None), default=0.0
+    )
+    unit, length = "seconds", 1.0
+    if clock and max(ends, default=0.0) - start > 180.0:
+        unit, length = "minutes", 60.0
     figure = _figure(
-        "minutes since the start" if clock else "trials", f"best {study.settings.objective} so far"
+        f"{unit} since the start" if clock else "trials", f"best {study.settings.objective} so far"
     )
     for index, optimizer in enumerate(study.space.optimizers):
         trials = study.scoring.of(SEARCH, optimizer)
@@ -329,7 +334,7 @@ def history(study: Study, clock: bool = False) -> go.Figure:
         for count, trial in enumerate(trials, 1):
             if trial.status == OK:
                 best = min(best, study.scoring.cost(trial.score))
-            x.append((trial.finished - start) / 60 if clock else count)
+            x.append((trial.finished - start) / length if clock else count)
             y.append(_score(study, best))
         figure.add_scatter(
             x=x,
