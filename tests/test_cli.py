@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -369,3 +370,55 @@ def test_backend_that_is_not_installed(monkeypatch, capsys):
     code, _, err = run(monkeypatch, capsys, "tune", "--backend", other)
     assert code == 2
     assert err.endswith(f"pip install 'keras-adamfamily[{other}]'\n")
+
+
+def test_dry_run_says_what_would_be_done_and_does_nothing(folder, monkeypatch, capsys):
+    arguments = [*USER, "--trials", "12", "--epochs", "9", "--halving", "--seeds", "2"]
+    arguments += ["--optimizers", "adamw,sgdw", "--batch-sizes", "16,32", "--dry-run"]
+    code, out, _ = run(monkeypatch, capsys, *arguments)
+    assert code == 0
+    for text in ("learning_rate", "16, 32", "12 trials and 4 runs on fresh seeds"):
+        assert text in out
+    code, out, _ = run(monkeypatch, capsys, *arguments, "--json")
+    plan = json.loads(out)
+    # Of 6 trials each, 6 train an epoch, 2 go on to the third, and 1 to the ninth.
+    assert plan["trial_epochs"] == 2 * (6 * 1 + 2 * 2 + 1 * 6) + 4 * 9
+    assert plan["programs"] == 4
+    assert plan["strategy"] in ("fit", "map", "vmap")
+    assert {path.name for path in folder.iterdir()} - {"__pycache__"} == {"tiny.py"}
+
+
+def test_ranges_fixed_values_and_starting_points(folder, monkeypatch, capsys):
+    arguments = [*USER, "--optimizers", "adamw", "--trials", "2", "--epochs", "1", "--seeds", "0"]
+    arguments += ["--range", "learning_rate=1e-3:2e-3", "--fix", "beta_1=0.8", "--json"]
+    arguments += ["--start", "optimizer=adamw,weight_decay=0.5", "--sampler", "random"]
+    code, out, _ = run(monkeypatch, capsys, *arguments, "--out", "mine")
+    assert code == 0
+    assert json.loads(out)["leaderboard"][0]["trials"] == 2
+    study = tuning.Study(folder / "mine")
+    first = study.trials[0].short_hyperparameters
+    assert first["weight_decay"] == 0.5
+    assert all(1e-3 <= t.short_hyperparameters["learning_rate"] <= 2e-3 for t in study.trials)
+    assert study.best_optimizer().beta_1 == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--range", "learning_rate"], "--range must have numbers"),
+        (["--range", "learning_rate=2:1"], "must be \\(low, high\\) with 0 < low < high"),
+        (["--fix", "beta_1"], "--fix must have the form NAME=VALUE"),
+        (["--start", "learning_rate=7"], "`starting_points` must lie in the space"),
+        (["--batch-sizes", "x"], "--batch-sizes must have numbers, not 'x'"),
+        (["--schedule", "linear"], "`schedule` must be 'constant', 'cosine'"),
+        (["--sampler", "luck"], "`sampler` must be one of 'tpe'"),
+        (["--strategy", "guess"], "`strategy`"),
+        (["--minutes", "0"], "`max_minutes`"),
+        (["--storage", "mysql://host/db"], "`storage` must be"),
+    ],
+)
+def test_wrong_options_of_tune(arguments, message, folder, monkeypatch, capsys):
+    code, _, err = run(monkeypatch, capsys, *USER, *arguments, "--out", "none")
+    assert code == 2
+    assert re.search(message, err)
+    assert err.count("\n") == 1

@@ -84,7 +84,7 @@ def imported(reference: str) -> Callable:
     return function
 
 
-def console_of_output() -> Console:
+def console_of_output(stderr: bool = False) -> Console:
     """A terminal as wide as it is; a pipe or a file wide enough for a table."""
-    console = Console()
-    return console if console.is_terminal else Console(width=120)
+    console = Console(stderr=stderr)
+    return console if console.is_terminal else Console(width=120, stderr=stderr)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich import box
 from rich.console import Console
+from rich.table import Table
 
 from keras_adamfamily.cli.common import (
     EXIT_CODES,
@@ -23,14 +26,23 @@ TUNE_HELP = """
 Search the learning rate and the normalized weight decay of several optimizers.
 
 Each optimizer gets the same number of trials; then the best configuration of each is trained
-again on fresh seeds. The same command goes on with a search that was interrupted.
+again on fresh seeds. The same command goes on with a search that was interrupted, and the same
+command in a second process shares the work.
 
     adamfamily tune --task digits --optimizers adamw,nadamw,sgdw --out runs/digits
 
     adamfamily tune my_module:build_model --data my_module:load_data --out runs/mine
 
-`build_model()` returns a Keras model, compiled with its loss and metrics. `load_data()` returns
-`(x_train, y_train), (x_validation, y_validation)`. `my_module.py` lies in the current folder.
+    adamfamily tune my_module:build_model --data my_module:load_data --dry-run
+
+    adamfamily tune --trials 96 --halving --range learning_rate=1e-4:1e-1 --fix beta_1=0.9
+
+    adamfamily tune --schedule cosine --schedule "warm_restarts(T_0=5, T_mult=2)"
+
+`build_model()` returns a Keras model, compiled with its loss and metrics; `build_model(hp)`, as for
+KerasTuner, adds hyperparameters of its own. `load_data()` returns the training and the validation
+data: `(x_train, y_train), (x_validation, y_validation)`, or two of whatever `fit` takes.
+`my_module.py` lies in the current folder.
 """
 
 RESUME_HELP = """
@@ -58,7 +70,9 @@ def tune(
     ] = "adamw,nadamw,sgdw",
     trials: Annotated[int, typer.Option(help="Trials in all, shared equally.")] = 24,
     epochs: Annotated[int, typer.Option(help="Epochs of each trial.")] = 15,
-    batch_size: Annotated[int, typer.Option(help="Examples per batch.")] = 32,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Examples per batch of arrays; by default 32.")
+    ] = None,
     objective: Annotated[
         str, typer.Option(help="What to optimize; `name:max` or `name:min` for a metric of yours.")
     ] = "val_accuracy",
@@ -66,36 +80,102 @@ def tune(
         int, typer.Option(help="Fresh seeds on which each best configuration is trained again.")
     ] = 8,
     seed: Annotated[int, typer.Option(help="Same seed, same trials.")] = 0,
+    minutes: Annotated[
+        float | None, typer.Option(help="Begin no trials after this time, fresh seeds apart.")
+    ] = None,
+    ranges: Annotated[
+        list[str] | None,
+        typer.Option("--range", metavar="NAME=LOW:HIGH", help="Search this; may be repeated."),
+    ] = None,
+    fix: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Set, do not search, this; may be repeated."),
+    ] = None,
+    start: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE,...", help="Known good settings, tried first; may be repeated."
+        ),
+    ] = None,
+    schedule: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="constant, cosine, warm_restarts or `warm_restarts(T_0=5, T_mult=2)`; repeated, "
+            "it is searched."
+        ),
+    ] = None,
+    batch_sizes: Annotated[
+        str, typer.Option(help="Batch sizes to search, separated by commas.")
+    ] = "",
+    sampler: Annotated[str, typer.Option(help="tpe, gp (needs torch), qmc or random.")] = "tpe",
+    halving: Annotated[
+        bool, typer.Option("--halving", help="Give up the worse two thirds after 1, 3, 9, ... ")
+    ] = False,
+    strategy: Annotated[
+        str, typer.Option(help="fit, map, vmap, or auto: the fastest of them here.")
+    ] = "auto",
+    lanes: Annotated[int, typer.Option(help="Trials that are trained together at most.")] = 128,
+    storage: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="A PostgreSQL database that several machines share."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the study; by default runs/TASK or runs/MODULE.")
     ] = None,
     backend: Annotated[
         str | None, typer.Option(help="jax, tensorflow or torch; by default Keras's setting.")
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done, and how long it would take.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON; what goes on goes to stderr.")
+    ] = False,
 ) -> None:
     use_backend(backend)
+    _use_all_cores()
     from keras_adamfamily import tuning
 
     build_model, load_data, name = _subject(model, data, task, tuning.TASKS)
-    space = tuning.SearchSpace(names_in(optimizers))
-    directory = Path("runs") / name if out is None else out
+    space = tuning.SearchSpace(
+        names_in(optimizers),
+        ranges=dict(_as_range(text) for text in ranges or ()),
+        fix=dict(_as_setting("--fix", text) for text in fix or ()),
+        starting_points=[
+            dict(_as_setting("--start", part) for part in names_in(text)) for text in start or ()
+        ],
+        schedule=schedule or "constant",
+        batch_size=[_as_number("--batch-sizes", part) for part in names_in(batch_sizes)],
+    )
+    settings = {
+        "optimizers": space,
+        "max_trials": trials,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "objective": objective,
+        "finalist_seeds": seeds,
+        "seed": seed,
+        "sampler": sampler,
+        "pruner": "halving" if halving else None,
+        "strategy": strategy,
+        "lanes": lanes,
+    }
     train, validation = _loaded(load_data)
-    console = console_of_output()
+    if dry_run:
+        _show_plan(tuning.plan(build_model, train, validation, **settings), as_json)
+        return
+    console = console_of_output(stderr=as_json)
     study = tuning.tune(
         build_model,
         train,
         validation,
-        directory=directory,
-        optimizers=space,
-        max_trials=trials,
-        epochs=epochs,
-        batch_size=batch_size,
-        objective=objective,
-        finalist_seeds=seeds,
-        seed=seed,
+        directory=Path("runs") / name if out is None else out,
+        storage=storage,
+        max_minutes=minutes,
         console=console,
+        **settings,
     )
-    _show(study, console)
+    _show(study, console, as_json)
 
 
 @app.command(help=RESUME_HELP, epilog=EXIT_CODES)
@@ -109,42 +189,112 @@ def resume(
     trials: Annotated[
         int | None, typer.Option(help="Trials in all; by default those that were planned.")
     ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Begin no trials after this time, fresh seeds apart.")
+    ] = None,
+    storage: Annotated[
+        str | None, typer.Option(metavar="URL", help="The database, if its URL has a password.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON; what goes on goes to stderr.")
+    ] = False,
 ) -> None:
     from keras_adamfamily import tuning
 
-    study = tuning.Study(folder)
-    settings = study.settings
-    use_backend(settings.backend)
-    build_model, load_data = _subject_of(settings.build_model, model, data, tuning.TASKS)
-    train, validation = _loaded(load_data)
-    planned = settings.trials_per_optimizer * len(study.space.optimizers)
-    console = console_of_output()
-    study = tuning.tune(
+    study = tuning.Study(folder, storage)
+    use_backend(study.settings.backend)
+    _use_all_cores()
+    build_model, load_data = _subject_of(study.settings.build_model, model, data, tuning.TASKS)
+    console = console_of_output(stderr=as_json)
+    study = tuning.resume(
+        study,
         build_model,
-        train,
-        validation,
-        directory=folder,
-        optimizers=study.space,
-        max_trials=planned if trials is None else trials,
-        epochs=settings.epochs,
-        batch_size=settings.batch_size,
-        objective=f"{settings.objective}:{settings.direction}",
-        finalist_seeds=settings.finalist_seeds,
-        seed=settings.seed,
+        *_loaded(load_data),
+        max_trials=trials,
+        max_minutes=minutes,
+        storage=storage,
         console=console,
     )
-    _show(study, console)
+    _show(study, console, as_json)
 
 
-def _show(study: Any, console: Console) -> None:
+def _use_all_cores() -> None:
+    """A JAX device for each core, before JAX starts."""
+    import keras
+
+    if keras.config.backend() == "jax":
+        from keras_adamfamily.tuning.xla import use_all_cores
+
+        use_all_cores()
+
+
+def _show(study: Any, console: Console, as_json: bool) -> None:
     """The result; an error if there is none."""
+    from keras_adamfamily.tuning.exports import result
     from keras_adamfamily.tuning.progress import show_leaderboard
 
-    show_leaderboard(study, console)
+    page = study.directory / "report.html"
+    if as_json:
+        print(json.dumps(result(study) | {"report": str(page)}, indent=2))
+    else:
+        show_leaderboard(study, console)
     if not (study.directory / "best.json").exists():
-        raise RuntimeError(f"every trial diverged or failed; see {study.directory / 'report.html'}")
-    for file in ("report.html", "best.json"):
-        console.print(str(study.directory / file), soft_wrap=True, markup=False, highlight=False)
+        raise RuntimeError(f"every trial diverged or failed; see {page}")
+    for file in () if as_json else (page, study.directory / "best.json"):
+        console.print(str(file), soft_wrap=True, markup=False, highlight=False)
+
+
+def _show_plan(plan: Any, as_json: bool) -> None:
+    """What a search would do."""
+    if as_json:
+        print(json.dumps({**vars(plan), "space": plan.space.get_config()}, indent=2))
+        return
+    console = console_of_output()
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for header in ("optimizer", "argument", "from", "to"):
+        table.add_column(header)
+    for name, own in plan.space.ranges.items():
+        for argument, (low, high) in own.items():
+            table.add_row(name, argument, f"{low:g}", f"{high:g}")
+    for name, choices in (("schedule", plan.space.schedules), ("batch", plan.space.batch_sizes)):
+        if len(choices) > 1:
+            table.add_row("all", name, ", ".join(map(str, choices)))
+    console.print(table)
+    lines = [
+        f"{plan.trials} trials and {plan.finals} runs on fresh seeds, {plan.epochs} epochs each",
+        f"{plan.trial_epochs} epochs of training in all, {plan.programs} different programs",
+        plan.reason,
+    ]
+    if plan.seconds is not None:
+        minutes, seconds = divmod(round(plan.seconds), 60)
+        lines.append(f"about {minutes}:{seconds:02d} minutes, and the time to compile")
+    for line in lines:
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def _as_range(text: str) -> tuple[str, tuple[float, float]]:
+    """`learning_rate=1e-4:1e-1`"""
+    name, _, limits = text.partition("=")
+    low, _, high = limits.partition(":")
+    return name.strip(), (_as_number("--range", low), _as_number("--range", high))
+
+
+def _as_setting(option: str, text: str) -> tuple[str, Any]:
+    """`beta_1=0.9`; the value is a number, true or false, or a text."""
+    name, separator, value = text.partition("=")
+    if not separator:
+        raise Usage(f"{option} must have the form NAME=VALUE, not {text!r}")
+    try:
+        return name.strip(), json.loads(value.lower())
+    except ValueError:
+        return name.strip(), value.strip()
+
+
+def _as_number(option: str, text: str) -> int | float:
+    try:
+        return int(text) if text.strip().isdigit() else float(text)
+    except ValueError:
+        raise Usage(f"{option} must have numbers, not {text!r}") from None
 
 
 def _subject_of(

@@ -5,7 +5,7 @@ try:
     from keras_adamfamily.tuning.hypermodel import OptimizerHyperModel
     from keras_adamfamily.tuning.leaderboard import LeaderboardRow
     from keras_adamfamily.tuning.oracle import Halving, OptunaOracle
-    from keras_adamfamily.tuning.search import tune
+    from keras_adamfamily.tuning.search import Plan, plan, resume, tune
     from keras_adamfamily.tuning.space import SearchSpace
     from keras_adamfamily.tuning.study import Study
     from keras_adamfamily.tuning.tasks import TASKS
@@ -25,10 +25,13 @@ __all__ = [
     "OptimizerHyperModel",
     "OptimizerTuner",
     "OptunaOracle",
+    "Plan",
     "SearchSpace",
     "Study",
     "StudyComparison",
     "TrialResult",
     "compare",
+    "plan",
+    "resume",
     "tune",
 ]

@@ -32,6 +32,7 @@ class Data:
             one, unless it is known to be smaller.
         shuffled: Whether `fit` brings the examples into a new order in each epoch; a population
             gets it as `shuffle`.
+        is_arrays: Whether the data are arrays, whose batches can have any size.
         fingerprint: Tells data apart: a digest of the contents of arrays; else of the number of
             batches and of the first one, or of that one's shapes where it is random.
     """
@@ -40,6 +41,7 @@ class Data:
     steps: int
     examples: int
     shuffled: bool
+    is_arrays = False
 
     @staticmethod
     def of(data: Any, batch_size: int | None = None, *, name: str = "data") -> Data:
@@ -116,7 +118,7 @@ class Data:
 class _Arrays(Data):
     """`(x, y[, sample_weight])` in memory."""
 
-    shuffled = True
+    shuffled = is_arrays = True
 
     def __init__(self, name: str, data: Any, batch_size: int):
         self._name, self._arrays = name, _checked_arrays(name, data)

@@ -52,6 +52,9 @@ class Halving(optuna.pruners.SuccessiveHalvingPruner):
         self.min_epochs = check_integer("min_epochs", min_epochs, 1)
         super().__init__(min_resource=min_epochs, reduction_factor=reduction_factor)
 
+    def __repr__(self) -> str:
+        return f"Halving(reduction_factor={self.reduction_factor}, min_epochs={self.min_epochs})"
+
     def rungs(self, epochs: int) -> list[int]:
         """The epochs after which trials are given up, in a training of `epochs`."""
         rungs = []

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import itertools
+import math
 import os
+import re
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -18,7 +22,7 @@ from rich.console import Console
 
 from keras_adamfamily.tuning.data import Data
 from keras_adamfamily.tuning.hypermodel import OptimizerHyperModel
-from keras_adamfamily.tuning.oracle import Halving, OptunaOracle
+from keras_adamfamily.tuning.oracle import SAMPLERS, Halving, OptunaOracle
 from keras_adamfamily.tuning.progress import Progress
 from keras_adamfamily.tuning.space import DEFAULT_OPTIMIZERS, SearchSpace
 from keras_adamfamily.tuning.storage import STATES, running
@@ -127,66 +131,32 @@ def tune(
     ... # doctest: +SKIP
     >>> study.best_optimizer()  # doctest: +SKIP
     """
-    space = optimizers if isinstance(optimizers, SearchSpace) else SearchSpace(optimizers)
-    _check_fair(space)
-    share = check_integer("max_trials", max_trials, len(space.optimizers)) // len(space.optimizers)
-    check_integer("finalist_seeds", finalist_seeds, 0)
-    check_integer("seed", seed, 0)
     if max_minutes is not None:
         check_float("max_minutes", max_minutes, POSITIVE)
-    train = Data.of(train, batch_size, name="train")
-    training = Training(
-        train=train,
-        validation=Data.of(validation, batch_size, name="validation"),
-        epochs=check_integer("epochs", epochs, 1),
-        objective=_as_objective(objective),
-        callbacks=tuple(callbacks),
+    asked = _Request(
+        build_model,
+        train,
+        validation,
+        optimizers=optimizers,
+        max_trials=max_trials,
+        epochs=epochs,
+        batch_size=batch_size,
+        objective=objective,
+        finalist_seeds=finalist_seeds,
+        seed=seed,
+        loss=loss,
+        metrics=metrics,
+        sampler=sampler,
+        pruner=pruner,
+        strategy=strategy,
+        lanes=lanes,
+        callbacks=callbacks,
         class_weight=class_weight,
         evaluate_average=evaluate_average,
     )
-    hypermodel = OptimizerHyperModel(
-        build_model,
-        space,
-        dataset_size=train.examples,
-        epochs=epochs,
-        batch_size=train.batch_size,
-        loss=loss,
-        metrics=metrics,
-    )
-    oracle = OptunaOracle(
-        training.objective,
-        share * len(space.optimizers),
-        sampler=sampler,
-        pruner=_as_pruner(pruner),
-        starting_points=space.starting_points,
-        seed=seed,
-    )
-    oracle.verbose = 0
-    parameters = _rehearse(hypermodel, training)
-    space.sample(oracle.hyperparameters)
-    settings = Settings(
-        space=space.get_config(),
-        objective=training.objective.name,
-        direction=training.objective.direction,
-        trials_per_optimizer=share,
-        sampler=sampler if isinstance(sampler, str) else _name_of(sampler),
-        startup_trials=oracle.startup_trials,
-        block=oracle.block,
-        pruner=_described(oracle.pruner),
-        epochs=epochs,
-        batch_size=train.batch_size,
-        dataset_size=train.examples,
-        finalist_seeds=finalist_seeds,
-        seed=seed,
-        build_model=_name_of(build_model),
-        parameters=parameters,
-        data=f"{train.fingerprint} {training.validation.fingerprint}",
-        training=_described_training(training),
-        backend=keras.config.backend(),
-    )
-    study = Study.open(directory, settings, storage)
+    study = Study.open(directory, asked.settings, storage)
     try:
-        search = _Search(study, oracle, hypermodel, training, strategy, lanes)
+        search = _Search(study, asked)
         with Progress(study, console or Console(), max_trials) as progress:
             search.run(progress, max_minutes)
         study.write()
@@ -195,27 +165,203 @@ def tune(
     return study
 
 
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a search would do.
+
+    Attributes:
+        space: The `SearchSpace`.
+        trials: Trials of the search.
+        finals: Runs on fresh seeds.
+        epochs: Of each trial that is not given up.
+        trial_epochs: The epochs of all of them, if none diverges.
+        programs: How many combinations of what is not a number there are: with `"map"` and
+            `"vmap"` that many programs to compile.
+        strategy: What `strategy` stands for here.
+        reason: Why.
+        seconds: How long it would take, roughly; `None` if that was not measured.
+    """
+
+    space: SearchSpace
+    trials: int
+    finals: int
+    epochs: int
+    trial_epochs: int
+    programs: int
+    strategy: str
+    reason: str
+    seconds: float | None
+
+
+def plan(
+    build_model: Callable[..., keras.Model] | keras.Model,
+    train: Any,
+    validation: Any,
+    **settings: Any,
+) -> Plan:
+    """What `tune` would do: a probe of a few steps, but no trial, and no folder.
+
+    Args:
+        build_model: As in `tune`.
+        train: Likewise.
+        validation: Likewise.
+        **settings: Likewise, but for `directory`, `storage`, `console` and `max_minutes`.
+
+    Example:
+
+    >>> from keras_adamfamily import tuning
+    >>> task = tuning.TASKS["digits"]
+    >>> plan = tuning.plan(task.build_model, *task.load_data(), max_trials=48)  # doctest: +SKIP
+    >>> plan.seconds  # doctest: +SKIP
+    """
+    asked = _Request(build_model, train, validation, **settings)
+    oracle, length = asked.oracle, asked.settings
+    with tempfile.TemporaryDirectory() as folder:
+        tuner = asked.tuner(
+            asked.strategy, directory=folder, project_name="plan", note=lambda text: None
+        )
+        choice = tuner.look(asked.training)
+        oracle.close()
+    rungs = [*oracle.rungs(length.epochs), length.epochs]
+    factor = getattr(oracle.pruner, "reduction_factor", 1)
+    share = length.trials_per_optimizer
+    epochs, going = 0, share
+    for begin, end in itertools.pairwise([0, *rungs]):
+        epochs, going = epochs + going * (end - begin), math.ceil(going / factor)
+    count = len(asked.space.optimizers)
+    finals = count * length.finalist_seeds
+    trial_epochs = count * epochs + finals * length.epochs
+    seconds = choice.seconds.get(choice.strategy)
+    numbers = {f"{name}/{argument}" for name, own in asked.space.ranges.items() for argument in own}
+    statics = [hp for hp in oracle.hyperparameters.space if hp.name not in numbers]
+    kinds = math.prod(len(getattr(hp, "values", range(count * share))) for hp in statics)
+    return Plan(
+        space=asked.space,
+        trials=count * share,
+        finals=finals,
+        epochs=length.epochs,
+        trial_epochs=trial_epochs,
+        programs=min(kinds, count * share),
+        strategy=choice.strategy,
+        reason=choice.reason,
+        seconds=None if seconds is None else seconds * trial_epochs / length.epochs,
+    )
+
+
+class _Request:
+    """What was asked, checked; the arguments are those of `tune`."""
+
+    def __init__(
+        self,
+        build_model,
+        train,
+        validation,
+        *,
+        optimizers=DEFAULT_OPTIMIZERS,
+        max_trials=24,
+        epochs=20,
+        batch_size=None,
+        objective="val_accuracy",
+        finalist_seeds=8,
+        seed=0,
+        loss=None,
+        metrics=None,
+        sampler="tpe",
+        pruner=None,
+        strategy="auto",
+        lanes=128,
+        callbacks=(),
+        class_weight=None,
+        evaluate_average=False,
+    ):
+        space = optimizers if isinstance(optimizers, SearchSpace) else SearchSpace(optimizers)
+        _check_fair(space)
+        count = len(space.optimizers)
+        share = check_integer("max_trials", max_trials, count) // count
+        check_integer("finalist_seeds", finalist_seeds, 0)
+        check_integer("seed", seed, 0)
+        train = Data.of(train, batch_size, name="train")
+        if space.batch_sizes and not train.is_arrays:
+            raise ValueError(
+                "`batch_size` of the SearchSpace needs arrays: these data come in batches of "
+                f"{train.batch_size}"
+            )
+        self.space, self.strategy, self.lanes = space, strategy, lanes
+        self.training = Training(
+            train=train,
+            validation=Data.of(validation, batch_size, name="validation"),
+            epochs=check_integer("epochs", epochs, 1),
+            objective=_as_objective(objective),
+            callbacks=tuple(callbacks),
+            class_weight=class_weight,
+            evaluate_average=evaluate_average,
+        )
+        self.hypermodel = OptimizerHyperModel(
+            build_model,
+            space,
+            dataset_size=train.examples,
+            epochs=epochs,
+            batch_size=train.batch_size,
+            loss=loss,
+            metrics=metrics,
+        )
+        self.oracle = OptunaOracle(
+            self.training.objective,
+            share * count,
+            sampler=sampler,
+            pruner=_as_pruner(pruner),
+            starting_points=space.starting_points,
+            seed=seed,
+        )
+        self.oracle.verbose = 0
+        space.sample(self.oracle.hyperparameters)
+        self.settings = Settings(
+            space=space.get_config(),
+            objective=self.training.objective.name,
+            direction=self.training.objective.direction,
+            trials_per_optimizer=share,
+            sampler=sampler if isinstance(sampler, str) else _name_of(sampler),
+            startup_trials=self.oracle.startup_trials,
+            block=self.oracle.block,
+            pruner=_described(self.oracle.pruner),
+            epochs=epochs,
+            batch_size=train.batch_size,
+            dataset_size=train.examples,
+            finalist_seeds=finalist_seeds,
+            seed=seed,
+            build_model=_name_of(build_model),
+            parameters=_rehearse(self.hypermodel, self.training),
+            data=f"{train.fingerprint} {self.training.validation.fingerprint}",
+            training=_described_training(self.training),
+            backend=keras.config.backend(),
+        )
+
+    def tuner(self, strategy: str, **project: Any) -> OptimizerTuner:
+        return OptimizerTuner(
+            self.oracle,
+            self.hypermodel,
+            strategy=strategy,
+            lanes=self.lanes,
+            seed=_derived_seed(self.settings.seed),
+            **project,
+        )
+
+
 class _Search:
     """Trains the trials that a study lacks."""
 
-    def __init__(self, study, oracle, hypermodel, training, strategy, lanes):
-        self.study, self.oracle, self.training = study, oracle, training
-        settings = study.settings
+    def __init__(self, study: Study, asked: _Request):
+        self.study, self.oracle, self.training = study, asked.oracle, asked.training
+        settings, strategy = study.settings, asked.strategy
         if strategy == "auto" and study.trials:  # as it began, to the last bit
             strategy = collections.Counter(t.strategy for t in study.trials).most_common(1)[0][0]
-        oracle.use(study.storage, block=settings.block, startup_trials=settings.startup_trials)
-        self.tuner = OptimizerTuner(
-            oracle,
-            hypermodel,
-            strategy=strategy,
-            lanes=lanes,
-            seed=_derived_seed(settings.seed),
-            directory=study.directory.parent,
-            project_name=study.directory.name,
+        self.oracle.use(study.storage, block=settings.block, startup_trials=settings.startup_trials)
+        self.tuner = asked.tuner(
+            strategy, directory=study.directory.parent, project_name=study.directory.name
         )
 
     def run(self, progress: Progress, max_minutes: float | None) -> None:
-        self.tuner.note = progress.note
+        self.tuner.note, self.tuner.say = progress.note, progress.say
         for result in self.study.trials:
             progress.advance(result, is_new=False)
         for result in self._trials(max_minutes):
@@ -343,6 +489,70 @@ def _rehearse(hypermodel: OptimizerHyperModel, training: Training) -> int:
     return model.count_params()
 
 
+def resume(
+    study: Study,
+    build_model: Callable[..., keras.Model] | keras.Model,
+    train: Any,
+    validation: Any,
+    *,
+    max_trials: int | None = None,
+    **changes: Any,
+) -> Study:
+    """Goes on with a study, with its own settings.
+
+    Args:
+        study: The study.
+        build_model: As in `tune`, of the study.
+        train: Likewise.
+        validation: Likewise.
+        max_trials: Trials in all; by default those that were planned.
+        **changes: Other arguments of `tune`, such as `console`, `max_minutes` and `storage`; and
+            those that only Python can make, where the study had such: `callbacks`, a `pruner` or a
+            `sampler` of one's own, `loss` and `metrics`.
+
+    Raises:
+        ValueError: If something of the latter is missing, or as in `tune`.
+
+    Example:
+
+    >>> from keras_adamfamily import tuning
+    >>> task = tuning.TASKS["digits"]
+    >>> study = tuning.Study("runs/digits")  # doctest: +SKIP
+    >>> tuning.resume(study, task.build_model, *task.load_data())  # doctest: +SKIP
+    """
+    settings, count = study.settings, len(study.space.optimizers)
+    planned = settings.trials_per_optimizer * count
+    pruner = settings.pruner
+    halving = re.fullmatch(r"Halving\(reduction_factor=(\d+), min_epochs=(\d+)\)", pruner or "")
+    arguments = {
+        "directory": study.directory,
+        "optimizers": study.space,
+        "max_trials": planned if max_trials is None else max_trials,
+        "epochs": settings.epochs,
+        "batch_size": settings.batch_size,
+        "objective": f"{settings.objective}:{settings.direction}",
+        "finalist_seeds": settings.finalist_seeds,
+        "seed": settings.seed,
+        "sampler": settings.sampler,
+        "pruner": Halving(*map(int, halving.groups())) if halving else pruner,
+        "evaluate_average": settings.training["evaluate_average"],
+        "class_weight": {int(k): v for k, v in settings.training["class_weight"].items()} or None,
+    }
+    needed = {
+        "sampler": settings.sampler not in SAMPLERS,
+        "pruner": pruner is not None and not halving,
+        "callbacks": bool(settings.training["callbacks"]),
+    }
+    missing = [name for name, is_needed in needed.items() if is_needed and name not in changes]
+    if missing:
+        raise ValueError(
+            f"`{missing[0]}` of the study in {str(study.directory)!r} is not one that can be read "
+            f"from the folder: pass it again, `tuning.resume(study, ..., {missing[0]}=...)`"
+        )
+    study.close()
+    return tune(build_model, train, validation, **{**arguments, **changes})
+
+
 def _as_pruner(pruner: Any) -> optuna.pruners.BasePruner | None:
     if pruner == "halving":
         return Halving()
@@ -355,8 +565,8 @@ def _as_pruner(pruner: Any) -> optuna.pruners.BasePruner | None:
 
 
 def _described(pruner: Any) -> str | None:
-    if pruner is None:
-        return None
+    if pruner is None or isinstance(pruner, Halving):
+        return pruner and repr(pruner)
     values = {k: v for k, v in vars(pruner).items() if isinstance(v, (int, float, str))}
     return f"{type(pruner).__name__}({', '.join(f'{k}={v!r}' for k, v in values.items())})"
 

@@ -69,7 +69,9 @@ class Settings:
     startup_trials: int = 4
     block: int = 4
     pruner: str | None = None
-    training: dict[str, Any] = dataclasses.field(default_factory=dict)
+    training: dict[str, Any] = dataclasses.field(
+        default_factory=lambda: {"callbacks": [], "class_weight": {}, "evaluate_average": False}
+    )
 
 
 class Study:

@@ -39,7 +39,7 @@ class Together:
         hypermodel: Builds the models.
         strategy: `"map"` or `"vmap"`.
         lanes: How many trials are on the devices at a time.
-        note: Gets a line of text when something begins that takes a while.
+        say: Gets a line of text about what is going on.
     """
 
     def __init__(
@@ -48,10 +48,10 @@ class Together:
         hypermodel: OptimizerHyperModel,
         strategy: str,
         lanes: int,
-        note: Callable[[str], None] = lambda text: None,
+        say: Callable[[str], None] = lambda text: None,
     ):
         self.training, self.hypermodel = training, hypermodel
-        self.strategy, self.lanes, self.note = strategy, lanes, note
+        self.strategy, self.lanes, self.say = strategy, lanes, say
         self._populations: OrderedDict[str, Population] = OrderedDict()
 
     def train(
@@ -82,6 +82,7 @@ class Together:
         for begin, end in itertools.pairwise([0, *rungs, epochs]):
             curves: dict[int, list[float]] = {}
             for group in groups:
+                self.say(f"{len(group.alive)} trials of {group.optimizer}, epoch {end} of {epochs}")
                 curves.update(group.train(end - begin))
             kept = set(survivors(curves)) if curves and end < epochs else ()
             for group in groups:
@@ -111,7 +112,7 @@ class Together:
             training.validation,
             hyperparameters=values,
             seeds=seeds,
-            trials=trials,
+            trials=max(1, trials * len(first) // len(asked)),  # that share its program
             epochs=training.epochs,
             callbacks=training.all_callbacks,
             class_weight=training.class_weight,
@@ -145,7 +146,7 @@ class Together:
             self._populations.move_to_end(kind)
             self._populations[kind].restart(values, seeds)
         else:
-            self.note(f"building a program for {first.optimizer}")
+            self.say(f"building a program for {first.optimizer}")
             self._populations[kind] = self._population(first, values, seeds)
             if len(self._populations) > MOST_PROGRAMS:
                 self._populations.popitem(last=False)
@@ -179,8 +180,8 @@ class _Group:
     def __init__(self, asked: dict[int, Asked], population: Population, objective: str, strategy):
         self.asked, self.population, self.objective = asked, population, objective
         self.strategy = strategy
-        optimizer = next(iter(asked.values())).optimizer
-        self.finds = registry.find(optimizer).cls.facts is not FamilyOptimizer.facts
+        self.optimizer = next(iter(asked.values())).optimizer
+        self.finds = registry.find(self.optimizer).cls.facts is not FamilyOptimizer.facts
         self.alive = list(asked)  # in the order of the lanes
         self.known: dict[int, dict[str, Any]] = {
             index: {"status": None, "cause": None, "curves": {}, "facts": {}, "seconds": 0.0}

@@ -12,6 +12,7 @@ from keras_tuner.engine.trial import Trial, TrialStatus
 
 from keras_adamfamily.tuning.hypermodel import OptimizerHyperModel
 from keras_adamfamily.tuning.oracle import Halving, OptunaOracle
+from keras_adamfamily.tuning.strategy import Choice
 from keras_adamfamily.tuning.together import Together
 from keras_adamfamily.tuning.trial import OK, SEARCH, Asked, Training, TrialResult, one_line
 from keras_adamfamily.tuning.xla import use_compilation_cache
@@ -39,6 +40,7 @@ class OptimizerTuner(keras_tuner.Tuner):
             by their hyperparameters alone.
         note: Called with lines of text that a user may want to see, such as why a strategy was
             chosen; `print` by default.
+        say: Called with what is going on now; by default nothing is said.
         **kwargs: Of `keras_tuner.Tuner`: `directory`, `project_name`, `overwrite`.
 
     Raises:
@@ -64,13 +66,14 @@ class OptimizerTuner(keras_tuner.Tuner):
         lanes: int = 128,
         seed: int = 0,
         note: Callable[[str], None] = print,
+        say: Callable[[str], None] = lambda text: None,
         **kwargs: Any,
     ):
         self.strategy = check_choice("strategy", strategy, STRATEGIES)
         self.lanes = check_integer("lanes", lanes, 1)
         self.seed = check_integer("seed", seed, 0)
-        self.note = note
-        self._chosen: str | None = None
+        self.note, self.say = note, say
+        self._choice: Choice | None = None
         self._together: Together | None = None
         super().__init__(oracle, hypermodel, **kwargs)
         self._remembers = isinstance(oracle, OptunaOracle) and self.oracle is oracle
@@ -150,11 +153,13 @@ class OptimizerTuner(keras_tuner.Tuner):
             except Exception as error:
                 self.note(f"One by one, because together they failed: {one_line(error)}")
         for trial in asked:
+            self.say(f"{trial.optimizer}, one trial")
             yield training.run(self.hypermodel, trial)
 
     def _run(self, trials: list[Trial], asked: list[Asked], training: Training):
-        if self._chosen == "fit":
+        if self._is_fit:
             for trial, what in zip(trials, asked, strict=True):
+                self.say(f"{what.optimizer}, one trial")
                 result = training.run(self.hypermodel, what, self._is_hopeless(trial))
                 self._tell(trial, result)
                 yield result
@@ -175,16 +180,21 @@ class OptimizerTuner(keras_tuner.Tuner):
 
     def _ask(self) -> list[Trial]:
         if self._remembers:
-            whole = self._chosen != "fit" and isinstance(self.oracle.pruner, Halving)
-            lanes = 1 if self._chosen == "fit" else self.lanes
+            whole = not self._is_fit and isinstance(self.oracle.pruner, Halving)
+            lanes = 1 if self._is_fit else self.lanes
             return self.oracle.create_trials(
                 self.tuner_id, max(lanes, self.oracle.block) if whole else lanes
             )
         names = [self.tuner_id]
-        if self._chosen != "fit" and isinstance(self.hypermodel, OptimizerHyperModel):
+        if not self._is_fit and isinstance(self.hypermodel, OptimizerHyperModel):
             names = [f"{self.tuner_id}-{lane}" for lane in range(min(self.lanes, FEW))]
         trials = [self.oracle.create_trial(name) for name in names]
         return [trial for trial in trials if trial.status == TrialStatus.RUNNING]
+
+    @property
+    def _is_fit(self) -> bool:
+        """Whether it is known that trials are trained one by one."""
+        return "fit" in (self.strategy, self._choice and self._choice.strategy)
 
     def _asked(self, trial: Trial) -> Asked:
         values = dict(trial.hyperparameters.values)
@@ -218,21 +228,26 @@ class OptimizerTuner(keras_tuner.Tuner):
         trial.message = result.cause
         self.oracle.end_trial(trial)
 
-    def _choose(self, training: Training, asked: Sequence[Asked]) -> None:
+    def look(self, training: Training) -> Choice:
+        """How the trials of this training would be trained; the first ones are begun for that."""
+        asked = [self._asked(trial) for trial in self._ask()]
+        return self._choose(training, asked)
+
+    def _choose(self, training: Training, asked: Sequence[Asked]) -> Choice:
         """Decides how to train, at the first trials."""
-        if self._chosen is not None:
-            return
+        if self._choice is not None:
+            return self._choice
         if keras.config.backend() == "jax":
             use_compilation_cache()
-        self._chosen = self.strategy
-        together = Together(training, self.hypermodel, self.strategy, self.lanes, self.note)
         ours = isinstance(self.hypermodel, OptimizerHyperModel)
+        together = Together(training, self.hypermodel, self.strategy, self.lanes, self.say)
+        choice = Choice(self.strategy, f"{self.strategy}: as asked")
         if self.strategy == "auto":
-            self._chosen, reason = "fit", "fit: the hypermodel is no OptimizerHyperModel"
+            choice = Choice("fit", "fit: the hypermodel is no OptimizerHyperModel")
             if ours:
+                self.say("measuring how to train the trials")
                 choice = together.choose(asked, self.oracle.max_trials or len(asked))
-                self._chosen, reason = choice.strategy, choice.reason
-            self.note(reason)
+            self.note(choice.reason)
         elif self.strategy != "fit":
             if not ours:
                 raise ValueError(
@@ -240,5 +255,7 @@ class OptimizerTuner(keras_tuner.Tuner):
                     f"Received: hypermodel={self.hypermodel!r}"
                 )
             together.check()
-        if self._chosen != "fit":
+        if choice.strategy != "fit":
             self._together = together
+        self._choice = choice
+        return choice
