@@ -11,6 +11,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_adamfamily.tuning.convolutions import with_fast_convolutions
+
 if keras.backend.backend() == "jax":
     import jax
     from jax import numpy as jnp
@@ -56,6 +58,9 @@ class Program:
         self.place["iteration"] = index[id(optimizer._iterations)]
         model.reset_metrics()
         self._no_metrics = [np.asarray(v.value) for v in model.metrics_variables]
+        self._fit_step = model.train_step
+        if mesh.devices.flat[0].platform == "cpu":
+            self._fit_step = with_fast_convolutions(self._fit_step)
         self._run = jax.jit(self._on_all_devices, donate_argnums=0)
 
     def __call__(self, states, orders, turns, counts, evaluates, train, validation) -> tuple:
@@ -158,7 +163,7 @@ class Program:
         if self._eta is not None:
             eta = self._eta(of_optimizer[self.place["iteration"]])
             of_optimizer[at] = rate * eta.astype(rate.dtype)
-        logs, carry = self.model.train_step((weights, others, of_optimizer, metrics), data)
+        logs, carry = self._fit_step((weights, others, of_optimizer, metrics), data)
         weights, others, of_optimizer, metrics = carry
         of_optimizer[at] = rate
         return (weights, others, of_optimizer, metrics), logs

@@ -124,12 +124,9 @@ def choose(
             class_weight=class_weight,
             **options,
         )
-    except Impossible as error:
-        return Choice("fit", f"fit: {error}")
-    except ValueError as error:
-        return Choice("fit", f"fit: {one_line(error).removeprefix('ValueError: ')}")
-    try:
         return probe.choice()
+    except (Impossible, ValueError) as error:
+        return Choice("fit", f"fit: {one_line(error).split(': ', 1)[-1]}")
     except Exception as error:  # whatever a model's own layers raise
         return Choice("fit", f"fit: the trials make no common program. {one_line(error)}")
 
@@ -211,15 +208,16 @@ class _Probe:
     def _best_population(self) -> tuple[Population, dict[str, float]]:
         """The faster kind of population, and what a trial takes in those that were measured.
 
-        On a CPU, lanes that run at once gain little, and lose very much where there are
-        convolutions: there it takes a brief look first, and only where much is left to do.
+        On a CPU, lanes that run at once gain little: there it takes a brief look first, and only
+        where much is left to do. Convolutions at once are never worth it there: with a kernel for
+        each lane, XLA has no fast code for them.
         """
         one, other = ("map", "vmap") if self._on_cpu else ("vmap", "map")
         best, seconds, compiling = self._measure(one)
         measured = {one: seconds}
         is_worthwhile = seconds * self.trials > WORTHWHILE * compiling
         if is_worthwhile and self._on_cpu:
-            is_worthwhile = self._measure(other, brief=True)[1] < seconds
+            is_worthwhile = not _convolves(best) and self._measure(other, brief=True)[1] < seconds
         if is_worthwhile:
             second, measured[other], _ = self._measure(other)
             best = second if measured[other] < seconds else best
@@ -236,13 +234,13 @@ class _Probe:
         population.room = min(len(self.seeds), population.chunk_size)
         population.early_stopping = None
         times = []
-        for epochs in (1, 1, 2):  # compiles; and the difference is an epoch
+        for epochs in (1, 1, 3):  # compiles; and the difference is two epochs
             population.restart(*self._lanes(lanes))
             start = time.perf_counter()
             population.train(epochs)
             times.append(time.perf_counter() - start)
         compiling = max(0.0, times[0] - times[1])
-        epoch = (max(times[2] - times[1], 0.0) or times[1]) * self.steps / steps
+        epoch = (max(times[2] - times[1], 0.0) / 2 or times[1]) * self.steps / steps
         to_come = compiling / self.trials if steps < self.steps else 0.0
         return population, self.epochs * epoch / lanes + to_come, compiling
 
@@ -312,6 +310,11 @@ class _Probe:
 
         train = keras.tree.map_structure(lambda array: array[:count], train)
         return train, validation and keras.tree.map_structure(first, validation)
+
+
+def _convolves(population) -> bool:
+    layers = population._program.model._flatten_layers()
+    return any("Conv" in type(layer).__name__ for layer in layers)
 
 
 def _operations(model, batch) -> float:
