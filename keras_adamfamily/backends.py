@@ -31,7 +31,6 @@ _DTYPES = {"float32": torch.float32, "float64": torch.float64} if BACKEND == "to
 
 __all__ = [
     "cast",
-    "choose",
     "colocated",
     "cos",
     "densify",
@@ -40,6 +39,7 @@ __all__ = [
     "merge_rows",
     "on_each_device",
     "replace_now",
+    "run_if",
 ]
 
 
@@ -85,28 +85,28 @@ def _native(variable):
     return variable.value if isinstance(variable, keras.Variable) else variable
 
 
-def choose(condition, if_true, if_false, variables) -> None:
-    """Runs one of two functions that only assign to `variables`, and only that one.
+def run_if(condition, function, variables) -> None:
+    """Runs a function that only assigns to `variables`, if a condition holds.
 
-    JAX cannot assign inside a traced branch, so there the branches map values to values.
+    JAX cannot assign inside a traced branch, so there the function maps values to values. It is the
+    body of a loop that runs once or never, since XLA updates what a loop carries in place, and
+    copies what a branch hands through.
     """
     if BACKEND != "jax":
-        ops.cond(condition, if_true, if_false)
+        ops.cond(condition, function, lambda: None)
     elif not isinstance(condition, jax.core.Tracer):
-        if_true() if condition else if_false()
+        if condition:
+            function()
     else:
 
-        def pure(function):
-            def branch(values):
-                mapping = zip(variables, values, strict=True)
-                with keras.StatelessScope(state_mapping=mapping) as scope:
-                    function()
-                return [scope.get_current_value(variable) for variable in variables]
-
-            return branch
+        def body(carried):
+            mapping = zip(variables, carried[1], strict=True)
+            with keras.StatelessScope(state_mapping=mapping) as scope:
+                function()
+            return False, [scope.get_current_value(variable) for variable in variables]
 
         values = [variable.value for variable in variables]
-        values = jax.lax.cond(condition, pure(if_true), pure(if_false), values)
+        _, values = jax.lax.while_loop(lambda carried: carried[0], body, (condition, values))
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
 

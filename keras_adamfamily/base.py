@@ -345,18 +345,17 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
             return self._step(grads, indices)
         totals = [self._accumulated_gradients[i] for i in indices]
 
-        def accumulate():
-            for total, g in zip(totals, grads, strict=True):
-                self.assign_add(total, g)
+        for total, g in zip(totals, grads, strict=True):
+            self.assign_add(total, g)
 
         def step():
-            means = [ops.add(total, g) / count for total, g in zip(totals, grads, strict=True)]
+            means = [ops.convert_to_tensor(total) / count for total in totals]
             self._step(means, indices)
             for total in totals:
                 self.assign(total, ops.zeros(total.shape, total.dtype))
 
         is_last = ops.equal((self._iterations + 1) % count, 0)
-        backends.choose(is_last, step, accumulate, [*self._trainable_variables, *self.variables])
+        backends.run_if(is_last, step, [*self._trainable_variables, *self.variables])
 
     def _gradient(self, g, index):
         """The gradient in the precision of the arithmetic, its repeated rows merged if sparse."""
