@@ -31,6 +31,7 @@ _DTYPES = {"float32": torch.float32, "float64": torch.float64} if BACKEND == "to
 
 __all__ = [
     "cast",
+    "choose",
     "colocated",
     "cos",
     "densify",
@@ -85,30 +86,59 @@ def _native(variable):
     return variable.value if isinstance(variable, keras.Variable) else variable
 
 
-def run_if(condition, function, variables) -> None:
-    """Runs a function that only assigns to `variables`, if a condition holds.
+def run_if(condition, function, variables):
+    """Runs a function that only assigns to `variables`, if a condition holds, which it returns.
 
     JAX cannot assign inside a traced branch, so there the function maps values to values. It is the
     body of a loop that runs once or never, since XLA updates what a loop carries in place, and
-    copies what a branch hands through.
+    copies what a branch hands through. What is done by the condition that the loop returns comes
+    after the loop, so that no copy of what the loop reads must be kept.
     """
-    if BACKEND != "jax":
-        ops.cond(condition, function, lambda: None)
-    elif not isinstance(condition, jax.core.Tracer):
+    if not _is_traced(condition):
         if condition:
             function()
+    elif BACKEND != "jax":
+        ops.cond(condition, function, lambda: None)
     else:
 
         def body(carried):
-            mapping = zip(variables, carried[1], strict=True)
-            with keras.StatelessScope(state_mapping=mapping) as scope:
-                function()
-            return False, [scope.get_current_value(variable) for variable in variables]
+            return False, True, _values_after(function, variables, carried[2])
 
-        values = [variable.value for variable in variables]
-        _, values = jax.lax.while_loop(lambda carried: carried[0], body, (condition, values))
+        start = condition, False, [variable.value for variable in variables]
+        _, condition, values = jax.lax.while_loop(lambda carried: carried[0], body, start)
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
+    return condition
+
+
+def choose(condition, if_true, if_false, variables) -> None:
+    """Runs one of two functions that only assign to `variables` what costs little to compute.
+
+    On JAX a traced condition selects between what both assign, in the pass that computes it.
+    """
+    if not _is_traced(condition):
+        if_true() if condition else if_false()
+    elif BACKEND != "jax":
+        ops.cond(condition, if_true, if_false)
+    else:
+        values = [variable.value for variable in variables]
+        pairs = [_values_after(function, variables, values) for function in (if_true, if_false)]
+        for variable, one, other in zip(variables, *pairs, strict=True):
+            variable.assign(jax.numpy.where(condition, one, other))
+
+
+def _values_after(function, variables, values):
+    """The values of `variables`, at first `values`, after a function that assigns to them."""
+    with keras.StatelessScope(zip(variables, values, strict=True)) as scope:
+        function()
+    return [scope.get_current_value(variable) for variable in variables]
+
+
+def _is_traced(tensor) -> bool:
+    """Whether a tensor's value is not known while the program is written."""
+    if BACKEND == "jax":
+        return isinstance(tensor, jax.core.Tracer)
+    return BACKEND == "tensorflow" and not tf.executing_eagerly()
 
 
 def colocated(variable):

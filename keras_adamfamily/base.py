@@ -345,17 +345,21 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
             return self._step(grads, indices)
         totals = [self._accumulated_gradients[i] for i in indices]
 
-        for total, g in zip(totals, grads, strict=True):
-            self.assign_add(total, g)
-
         def step():
-            means = [ops.convert_to_tensor(total) / count for total in totals]
+            means = [ops.add(total, g) / count for total, g in zip(totals, grads, strict=True)]
             self._step(means, indices)
+
+        def reset():
             for total in totals:
                 self.assign(total, ops.zeros(total.shape, total.dtype))
 
+        def accumulate():
+            for total, g in zip(totals, grads, strict=True):
+                self.assign_add(total, g)
+
         is_last = ops.equal((self._iterations + 1) % count, 0)
-        backends.run_if(is_last, step, [*self._trainable_variables, *self.variables])
+        is_last = backends.run_if(is_last, step, [*self._trainable_variables, *self.variables])
+        backends.choose(is_last, reset, accumulate, totals)
 
     def _gradient(self, g, index):
         """The gradient in the precision of the arithmetic, its repeated rows merged if sparse."""
