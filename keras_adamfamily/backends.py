@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 
 import keras
 from keras import ops
@@ -26,10 +27,15 @@ else:
         f"Set KERAS_BACKEND to tensorflow, jax or torch. It is {BACKEND!r}."
     )
 
+#: Models of so many parameters have their rule compiled by torch.compile or XLA, if nothing else
+#: compiles the step; the environment variable sets it.
+COMPILE_FROM = float(os.environ.get("KERAS_ADAMFAMILY_COMPILE_FROM", 2e6))
+
 # PyTorch's dtypes do not equal their names.
 _DTYPES = {"float32": torch.float32, "float64": torch.float64} if BACKEND == "torch" else {}
 
 __all__ = [
+    "COMPILE_FROM",
     "cast",
     "choose",
     "colocated",
@@ -41,6 +47,7 @@ __all__ = [
     "on_each_device",
     "replace_now",
     "run_if",
+    "view",
 ]
 
 
@@ -50,6 +57,11 @@ def cast(tensor, dtype: str):
     if getattr(tensor, "dtype", None) == _DTYPES.get(dtype, dtype):
         return tensor
     return ops.cast(tensor, dtype)
+
+
+def view(tensor, dtype: str):
+    """`ops.view` with a type of the same size, also where TensorFlow does not know the shape."""
+    return tf.bitcast(tensor, dtype) if BACKEND == "tensorflow" else ops.view(tensor, dtype)
 
 
 def on_each_device(update, grads, variables) -> None:
