@@ -40,6 +40,7 @@ CASES = {
     "AdamW+ema": ("AdamW", {"use_ema": True}),
     "AdamW+clipnorm": ("AdamW", {"clipnorm": 1.0}),
     "AdamW+globalclip": ("AdamW", {"global_clipnorm": 1.0}),
+    "AdamW+bfloat16": ("AdamW", {"state_dtype": "bfloat16"}),
     "Adam+accumulate4": ("Adam", {"gradient_accumulation_steps": 4}),
 }
 DEFAULT = ["AdamW", "AMSGrad", "SGD", "Nadam", "Adam+accumulate4"]
@@ -53,6 +54,8 @@ def streams(case):
     """
     rule, around = CASES[case]
     slots = len(getattr(kaf, rule)(**({"momentum": 0.9} if rule == "SGD" else {})).slots)
+    if "state_dtype" in around:
+        slots //= 2
     reads, writes = 2 + slots, 1 + slots
     if "use_ema" in around:
         reads, writes = reads + 1, writes + 1

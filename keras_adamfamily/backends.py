@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 
 import keras
 from keras import ops
@@ -26,10 +27,15 @@ else:
         f"Set KERAS_BACKEND to tensorflow, jax or torch. It is {BACKEND!r}."
     )
 
+#: Models of so many parameters have their rule compiled by torch.compile or XLA, if nothing else
+#: compiles the step; the environment variable sets it.
+COMPILE_FROM = float(os.environ.get("KERAS_ADAMFAMILY_COMPILE_FROM", 2e6))
+
 # PyTorch's dtypes do not equal their names.
 _DTYPES = {"float32": torch.float32, "float64": torch.float64} if BACKEND == "torch" else {}
 
 __all__ = [
+    "COMPILE_FROM",
     "cast",
     "choose",
     "colocated",
@@ -40,6 +46,8 @@ __all__ = [
     "merge_rows",
     "on_each_device",
     "replace_now",
+    "run_if",
+    "view",
 ]
 
 
@@ -49,6 +57,11 @@ def cast(tensor, dtype: str):
     if getattr(tensor, "dtype", None) == _DTYPES.get(dtype, dtype):
         return tensor
     return ops.cast(tensor, dtype)
+
+
+def view(tensor, dtype: str):
+    """`ops.view` with a type of the same size, also where TensorFlow does not know the shape."""
+    return tf.bitcast(tensor, dtype) if BACKEND == "tensorflow" else ops.view(tensor, dtype)
 
 
 def on_each_device(update, grads, variables) -> None:
@@ -85,30 +98,59 @@ def _native(variable):
     return variable.value if isinstance(variable, keras.Variable) else variable
 
 
-def choose(condition, if_true, if_false, variables) -> None:
-    """Runs one of two functions that only assign to `variables`, and only that one.
+def run_if(condition, function, variables):
+    """Runs a function that only assigns to `variables`, if a condition holds, which it returns.
 
-    JAX cannot assign inside a traced branch, so there the branches map values to values.
+    JAX cannot assign inside a traced branch, so there the function maps values to values. It is the
+    body of a loop that runs once or never, since XLA updates what a loop carries in place, and
+    copies what a branch hands through. What is done by the condition that the loop returns comes
+    after the loop, so that no copy of what the loop reads must be kept.
     """
-    if BACKEND != "jax":
-        ops.cond(condition, if_true, if_false)
-    elif not isinstance(condition, jax.core.Tracer):
-        if_true() if condition else if_false()
+    if not _is_traced(condition):
+        if condition:
+            function()
+    elif BACKEND != "jax":
+        ops.cond(condition, function, lambda: None)
     else:
 
-        def pure(function):
-            def branch(values):
-                mapping = zip(variables, values, strict=True)
-                with keras.StatelessScope(state_mapping=mapping) as scope:
-                    function()
-                return [scope.get_current_value(variable) for variable in variables]
+        def body(carried):
+            return False, True, _values_after(function, variables, carried[2])
 
-            return branch
-
-        values = [variable.value for variable in variables]
-        values = jax.lax.cond(condition, pure(if_true), pure(if_false), values)
+        start = condition, False, [variable.value for variable in variables]
+        _, condition, values = jax.lax.while_loop(lambda carried: carried[0], body, start)
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
+    return condition
+
+
+def choose(condition, if_true, if_false, variables) -> None:
+    """Runs one of two functions that only assign to `variables` what costs little to compute.
+
+    On JAX a traced condition selects between what both assign, in the pass that computes it.
+    """
+    if not _is_traced(condition):
+        if_true() if condition else if_false()
+    elif BACKEND != "jax":
+        ops.cond(condition, if_true, if_false)
+    else:
+        values = [variable.value for variable in variables]
+        pairs = [_values_after(function, variables, values) for function in (if_true, if_false)]
+        for variable, one, other in zip(variables, *pairs, strict=True):
+            variable.assign(jax.numpy.where(condition, one, other))
+
+
+def _values_after(function, variables, values):
+    """The values of `variables`, at first `values`, after a function that assigns to them."""
+    with keras.StatelessScope(zip(variables, values, strict=True)) as scope:
+        function()
+    return [scope.get_current_value(variable) for variable in variables]
+
+
+def _is_traced(tensor) -> bool:
+    """Whether a tensor's value is not known while the program is written."""
+    if BACKEND == "jax":
+        return isinstance(tensor, jax.core.Tracer)
+    return BACKEND == "tensorflow" and not tf.executing_eagerly()
 
 
 def colocated(variable):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import inspect
 import numbers
+import random
 import re
 from collections.abc import Callable, Iterable
 from types import MappingProxyType, SimpleNamespace
@@ -21,8 +22,8 @@ import numpy as np
 from keras import ops
 
 from keras_adamfamily import backends
-from keras_adamfamily.hyperparameters import Fixed, Hyperparameter, Setting
-from keras_adamfamily.numerics import lerp
+from keras_adamfamily.hyperparameters import Fixed, Hyperparameter, Option, Setting
+from keras_adamfamily.numerics import hashed, lerp, round_to_bfloat16
 from keras_adamfamily.schedules import Schedule
 from keras_adamfamily.validation import (
     NON_NEGATIVE,
@@ -40,10 +41,11 @@ from keras_adamfamily.weight_decay import (
     as_weight_decay,
 )
 
+kernels = programs = None
 if backends.BACKEND == "torch":
     from keras_adamfamily import kernels
-else:
-    kernels = None
+elif backends.BACKEND == "tensorflow":
+    from keras_adamfamily import programs
 
 #: What a learning rate may be: a number, a schedule, or a callable without arguments.
 LearningRate = float | keras.optimizers.schedules.LearningRateSchedule | Callable[[], float]
@@ -129,6 +131,11 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
             it.
         gradient_accumulation_steps: Apply the mean gradient of so many batches at once, >= 2. A
             batch that only accumulates costs one addition.
+        state_dtype: `"float32"` by default; `"bfloat16"` holds the state per parameter in half the
+            memory, 4 bytes instead of 8 for Adam, beside weights of any type but float64. The
+            arithmetic stays in float32; what it gives is rounded up or down at random, so that
+            small changes count on average. Sums, averages and what is smaller than its variable
+            stay as they are.
         name: Name of the optimizer.
 
     Raises:
@@ -136,6 +143,7 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
             argument, the range and the value.
     """
 
+    state_dtype = Option("float32", "bfloat16")
     #: State per parameter: name to initial value. A property when it depends on the options.
     slots: dict[str, float] = {}
     #: Model-wide state, one scalar each: name to initial value.
@@ -146,6 +154,8 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
     traits_follow_from = ("weight_decay_exclude",)
     #: PyTorch's way to run the rule; made by `build`.
     _kernels = None
+    #: TensorFlow's; likewise.
+    _programs = None
     #: Variables of the tunable hyperparameters by name; each optimizer gets its own.
     _tunables = MappingProxyType({})
 
@@ -175,6 +185,7 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         ema_overwrite_frequency: int | None = None,
         loss_scale_factor: float | None = None,
         gradient_accumulation_steps: int | None = None,
+        state_dtype: str = "float32",
         name: str | None = None,
     ):
         if name is not None and not isinstance(name, str):
@@ -199,6 +210,7 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         )
         vars(self).update(_tunables={}, _saved_traits=[])  # where Keras's tracking does not look
         self._requested_tunable = ()
+        self.state_dtype = state_dtype
         self._given_learning_rate = _checked_learning_rate(learning_rate)
         self.initial_learning_rate = initial_learning_rate
         self.weight_decay = weight_decay
@@ -252,7 +264,8 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         """Creates the state, in an order that checkpoints rely on and that never changes.
 
         `iteration`, `learning_rate` (if a float), tunable hyperparameters (as declared), weight
-        averages, gradient accumulators, `scalar_slots`, then `slots` variable by variable.
+        averages, gradient accumulators, the seed of a rounding state, `scalar_slots`, then `slots`
+        variable by variable.
         """
         if self.built:
             return
@@ -271,6 +284,8 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
             if not self.is_tunable(name)
         }
         self._set_traits(variables)
+        if self.state_dtype == "bfloat16":
+            self._seed = self._add_scalar("seed", random.randint(1, 10**9), "int32")
         self._scalar_state = {
             name: self._add_scalar(name, value, widest) for name, value in self.scalar_slots.items()
         }
@@ -284,6 +299,8 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         ]
         if kernels is not None:
             vars(self)["_kernels"] = kernels.Kernels(self)
+        if programs is not None:
+            vars(self)["_programs"] = programs.Programs(self)
 
     def _set_traits(self, variables) -> None:
         """What is known of each variable; as it was saved, if for such variables, since Keras may
@@ -303,18 +320,21 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         return self._add_like(reference_variable, reference_variable.shape, name, initializer)
 
     def _add_slot(self, variable, name, value):
-        return self._add_like(variable, self.slot_shape(name, variable), name, _constant(value))
+        shape = self.slot_shape(name, variable)
+        return self._add_like(variable, shape, name, _constant(value), self.state_dtype)
 
-    def _add_like(self, variable, shape, name, initializer):
+    def _add_like(self, variable, shape, name, initializer, dtype="float32"):
         """State beside `variable`, in float32 at least, sharded like it if of the same shape."""
         overwritten = self._overwrite_variable_with_gradient(variable)
         path = str(_path(variable)).replace("/", "_").replace(":", "_")
         same = tuple(shape) == tuple(variable.shape)
+        if not same or _compute_dtype(variable) == "float64":
+            dtype = _compute_dtype(variable)
         with backends.colocated(variable):
             return self.add_variable(
                 shape=shape,
                 initializer=initializer,
-                dtype=variable.dtype if overwritten else _compute_dtype(variable),
+                dtype=variable.dtype if overwritten else dtype,
                 layout=getattr(variable, "_layout", None) if same else None,
                 name=f"{path}_{name or 'var'}",
             )
@@ -345,18 +365,21 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
             return self._step(grads, indices)
         totals = [self._accumulated_gradients[i] for i in indices]
 
+        def step():
+            means = [ops.add(total, g) / count for total, g in zip(totals, grads, strict=True)]
+            self._step(means, indices)
+
+        def reset():
+            for total in totals:
+                self.assign(total, ops.zeros(total.shape, total.dtype))
+
         def accumulate():
             for total, g in zip(totals, grads, strict=True):
                 self.assign_add(total, g)
 
-        def step():
-            means = [ops.add(total, g) / count for total, g in zip(totals, grads, strict=True)]
-            self._step(means, indices)
-            for total in totals:
-                self.assign(total, ops.zeros(total.shape, total.dtype))
-
         is_last = ops.equal((self._iterations + 1) % count, 0)
-        backends.choose(is_last, step, accumulate, [*self._trainable_variables, *self.variables])
+        is_last = backends.run_if(is_last, step, [*self._trainable_variables, *self.variables])
+        backends.choose(is_last, reset, accumulate, totals)
 
     def _gradient(self, g, index):
         """The gradient in the precision of the arithmetic, its repeated rows merged if sparse."""
@@ -371,9 +394,21 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
             rate = rate.value(ops.cast(self._iterations, "int32"), self._widest_dtype)
         else:
             rate = self.learning_rate
+        if self._programs is not None:
+            self._programs.run(grads, indices, rate)
+        else:
+            self._clip_and_update(grads, indices, rate)
+
+    def _clip_and_update(self, grads, indices, rate) -> None:
         self._update_variables(self._clip_gradients(grads), indices, rate)
         if self.use_ema:
             self._update_averages()
+
+    def _clip_gradients(self, grads) -> list:
+        bounds = self.clipnorm, self.clipvalue, self.global_clipnorm
+        if kernels is None or not any(bounds) or not kernels.available():
+            return super()._clip_gradients(grads)
+        return kernels.clip(grads, *bounds)
 
     def assign_add(self, variable, value) -> None:
         """Adds to a variable; in place on PyTorch, where Keras makes a sum and copies it."""
@@ -403,8 +438,9 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         if in_place:
             self._kernels.step(grads, indices, contexts, decay)
         else:
+            update = programs.traced_once(self) if programs else self._decayed_update
             for index, (g, w, s, c, fraction) in zip(indices, inputs, strict=True):
-                step, state = self._decayed_update(g, w, s, c, fraction)
+                step, state = update(g, w, s, c, fraction)
                 self._assign(index, w, step, state)
         for name, value in new_scalars.items():
             self.assign(self._scalar_state[name], value)
@@ -415,6 +451,10 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         c.step = ops.convert_to_tensor(self._iterations)
         c.t = backends.cast(self.iterations, dtype) + 1.0
         c.lr = backends.cast(learning_rate, dtype)
+        c.salt = None
+        if self.state_dtype == "bfloat16" and dtype == "float32":
+            steps = backends.cast(self.iterations, "int32")
+            c.salt = hashed(backends.cast(self._seed, "int32") + hashed(steps))
         c.batches = self.gradient_accumulation_steps or 1
         c.weight_decay = None if decay is None else decay.rate
         c.initial_learning_rate = self._given("initial_learning_rate")
@@ -428,7 +468,10 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
     def _inputs(self, g, index, c, decay) -> tuple:
         """What the rule is handed for one variable, and the fraction of it to subtract."""
         w = backends.cast(self._trainable_variables[index], c.dtype)
-        state = {name: ops.convert_to_tensor(v) for name, v in self._states[index].items()}
+        state = {
+            name: backends.cast(ops.convert_to_tensor(v), c.dtype)
+            for name, v in self._states[index].items()
+        }
         fraction = c.decay if self._traits[index]["decays"] else None
         if fraction is not None and backends.is_sparse(g):
             g = backends.densify(g)
@@ -441,9 +484,19 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         step, state = self.update(g, w, s, c)
         if fraction is not None:
             step = step + fraction * w
+        if c.salt is not None:
+            state = {k: self._rounded(k, x, w, s, c) for k, x in state.items()}
         inputs = [w, *vars(s).values()]
         state = {k: ops.copy(x) if any(x is i for i in inputs) else x for k, x in state.items()}
         return step, state
+
+    def _rounded(self, name, value, w, s, c):
+        """New state as bfloat16 holds it, if of the variable's shape; each slot on its own."""
+        if isinstance(value, Added):
+            value = getattr(s, name) + backends.densify(value.increment)
+        if tuple(value.shape) != tuple(w.shape):
+            return value
+        return round_to_bfloat16(value, w, c.salt + list(self.slots).index(name))
 
     def _survey(self, inputs, contexts) -> dict[str, Any]:
         """Runs the first pass of a rule that has one; returns the new model-wide state."""

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import functools
 import math
-import os
 import types
 import warnings
 
@@ -25,10 +24,9 @@ import numpy as np
 import torch
 from keras.src.backend.common.stateless_scope import in_stateless_scope
 
+from keras_adamfamily.backends import COMPILE_FROM
 from keras_adamfamily.numerics import is_positive
 
-#: Models of so many parameters have their rule compiled; the environment variable sets it.
-COMPILE_FROM = float(os.environ.get("KERAS_ADAMFAMILY_COMPILE_FROM", 2e6))
 #: Elements up to which a variable is joined with others, and of a piece that fits the cache.
 SMALL, PIECE = 2**16, 2**18
 
@@ -36,6 +34,21 @@ SMALL, PIECE = 2**16, 2**18
 def available() -> bool:
     """Whether variables can be updated in place: eagerly, and outside of a stateless scope."""
     return not torch.compiler.is_compiling() and not in_stateless_scope()
+
+
+def clip(grads, clipnorm, clipvalue, global_clipnorm) -> list:
+    """Keras's clipping, in one pass that reads, and another over what is beyond the bound."""
+    if clipvalue:
+        return [g.clamp(-clipvalue, clipvalue) for g in grads]
+    norms = torch.stack(torch._foreach_norm(grads))
+    if global_clipnorm:
+        norms = torch.linalg.vector_norm(norms).expand(len(grads))
+        norms = norms + (norms - norms)  # one infinite gradient makes all of them NaN
+    bound = clipnorm or global_clipnorm
+    factors = bound / norms.clamp_min(bound)
+    if factors.device.type != "cpu":  # where looking at them would wait for the device
+        return torch._foreach_mul(grads, factors.unbind())
+    return [g if f == 1.0 else g * f for g, f in zip(grads, factors.tolist(), strict=True)]
 
 
 class Kernels:
@@ -149,7 +162,7 @@ def _update(tensors, optimizer, names, traits, c, fraction, inside) -> None:
     """The rule on one piece, in place."""
     g, weights, *slots = tensors
     w = weights.to(g.dtype)
-    s = State(traits, names, slots)
+    s = State(traits, names, [slot.to(g.dtype) for slot in slots])
     if fraction is not None and inside:
         g, fraction = g + fraction * w, None
     step, state = optimizer._decayed_update(g, w, s, c, fraction)
@@ -190,6 +203,8 @@ def _fused_kernel(optimizer):
     from keras_adamfamily.optimizers import adagrad, adam, amsgrad, sgd
 
     rule = type(optimizer)
+    if optimizer.state_dtype != "float32":
+        return None
     if rule.update is sgd.SGD.update:
         return None if optimizer.nesterov else _fused_sgd
     if rule.update is adagrad.Adagrad.update:

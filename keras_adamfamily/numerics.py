@@ -6,6 +6,8 @@ import math
 
 from keras import ops
 
+from keras_adamfamily import backends
+
 
 def lerp(average, value, weight):
     """One step of an exponential moving average: `average + weight * (value - average)`."""
@@ -52,3 +54,26 @@ def divide(numerator, denominator, surely_positive: bool):
 def is_positive(value) -> bool:
     """Whether `value` is known to be positive, in float32 too, when the program is written."""
     return isinstance(value, float) and value > 1e-30
+
+
+def hashed(x):
+    """32 well mixed bits for each int32 of a tensor."""
+    for _ in range(2):
+        x = (_upper(x) ^ x) * 0x45D9F3B
+    return _upper(x) ^ x
+
+
+def round_to_bfloat16(x, w, salt):
+    """Float32 rounded to a neighbour that bfloat16 holds, up or down at random: right on average.
+
+    The chance is the distance, so that the expectation is `x`. The bits come from a hash of `x`,
+    the weight `w` and the int32 `salt` of the step: they don't depend on how variables are joined,
+    cut or placed, and need no memory.
+    """
+    x, w = backends.view(x, "int32"), backends.view(w, "int32")
+    noise = hashed(x ^ hashed(w ^ salt)) & 0xFFFF
+    return backends.view((x + noise) & -0x10000, "float32")
+
+
+def _upper(x):
+    return ops.bitwise_right_shift(x, 16) & 0xFFFF

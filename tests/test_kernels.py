@@ -154,6 +154,19 @@ def test_joined_and_cut_variables_change_no_bit(name, dtype, plainly, monkeypatc
     assert largest_difference(run(), plainly(run)) == 0.0
 
 
+@pytest.mark.parametrize("bound", ["clipnorm", "clipvalue", "global_clipnorm"])
+@pytest.mark.parametrize("largest", [1.0, np.inf])
+def test_clipping_is_keras_clipping_and_leaves_the_gradients(bound, largest, plainly):
+    optimizer = kaf.SGD(1.0, **{bound: 2.0})
+    arrays = [[0.0, 0.0], [3.0, 4.0], [0.1], [1.0, largest]]
+    grads = [torch.tensor(x) for x in arrays]
+    ours = optimizer._clip_gradients(grads)
+    kerass = plainly(lambda: optimizer._clip_gradients([torch.tensor(x) for x in arrays]))
+    for one, other, g, x in zip(ours, kerass, grads, arrays, strict=True):
+        assert torch.allclose(one, other, rtol=2e-7, atol=0.0, equal_nan=True)
+        assert torch.equal(g, torch.tensor(x))
+
+
 def test_gradients_of_any_layout(plainly):
     def run():
         (variable,) = variables_of([np.arange(6.0).reshape(2, 3)], "float32")
