@@ -178,6 +178,7 @@ def test_the_guides_programs_run(guide, tmp_path, monkeypatch):
 #: Modules that are for one backend.
 NEEDS = {
     "keras_adamfamily.kernels": "torch",
+    "keras_adamfamily.programs": "tensorflow",
     "keras_adamfamily.tuning.population": "jax",
     "keras_adamfamily.tuning.xla": "jax",
 }
