@@ -8,7 +8,6 @@ counted.
 """
 
 import argparse
-import json
 import statistics
 import time
 from pathlib import Path
@@ -19,7 +18,7 @@ from keras import layers
 
 import keras_adamfamily as kaf
 from benchmarks.contenders import BACKEND, KERAS_FORM
-from benchmarks.step import machine
+from benchmarks.step import machine, write
 
 
 def mlp():
@@ -101,28 +100,35 @@ def measure(name, rule, rounds, batches=40):
     }
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--models", default=",".join(MODELS))
-    parser.add_argument("--rules", default="AdamW,Nadam")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"))
-    given = parser.parse_args()
-    print(machine())
-    records = []
-    for name in given.models.split(","):
-        for rule in given.rules.split(","):
-            r = measure(name, rule, given.rounds)
+def run(models, rules, rounds, seconds):
+    """The records of models by rules, printed as they come; none is started after `seconds`."""
+    start, records = time.perf_counter(), []
+    for rule in rules:
+        for name in models:
+            if time.perf_counter() - start > seconds:
+                print(f"out of time: {name} {rule} left out (--seconds)")
+                continue
+            r = measure(name, rule, rounds)
             records.append(r)
             print(
                 f"{name:12s}{rule:8s}ours {r['ours_ms']:8.2f} ms  Keras {r['keras_ms']:8.2f} ms  "
                 f"ratio {r['ratio']:.2f} ({r['quartiles'][0]:.2f}-{r['quartiles'][1]:.2f})",
                 flush=True,
             )
-    given.out.mkdir(parents=True, exist_ok=True)
-    path = given.out / f"fit-{BACKEND}.json"
-    path.write_text(json.dumps({"machine": machine(), "records": records}, indent=1))
-    print(f"written to {path}")
+    return records
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--models", default=",".join(MODELS))
+    parser.add_argument("--rules", default="AdamW,Nadam")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=270, help="starts no model after that")
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"))
+    given = parser.parse_args()
+    print(machine())
+    records = run(given.models.split(","), given.rules.split(","), given.rounds, given.seconds)
+    write(given.out, f"fit-{BACKEND}", [], fit=records)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,18 @@ CASES = {
     "AdamW+bfloat16": ("AdamW", {"state_dtype": "bfloat16"}),
     "Adam+accumulate4": ("Adam", {"gradient_accumulation_steps": 4}),
 }
-DEFAULT = ["AdamW", "AMSGrad", "SGD", "Nadam", "Adam+accumulate4"]
+DEFAULT = [
+    "AdamW",
+    "Adam+accumulate4",
+    "Nadam",
+    "AMSGrad",
+    "AdamW+globalclip",
+    "AdamW+clipnorm",
+    "AdamW+ema",
+    "AdamW+bfloat16",
+    "RMSprop",
+    "SGD",
+]
 
 
 def streams(case):
@@ -192,11 +203,47 @@ def machine():
     return {
         "backend": BACKEND,
         "keras": keras.__version__,
-        "processor": platform.processor() or platform.machine(),
+        "processor": _processor(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
+        "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
         **{name: os.environ.get(name) for name in names},
     }
+
+
+def _processor():
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def run(cases, shapes, rounds, seconds):
+    """The records of cases by shapes, printed as they come; no case is started after `seconds`."""
+    start, records = time.perf_counter(), []
+    for case in cases:
+        for shape in shapes:
+            if time.perf_counter() - start > seconds:
+                print(f"out of time: {shape} {case} left out (--seconds)")
+                continue
+            new = measure(case, shape, rounds)
+            records += new
+            print(*table(new), sep="\n", flush=True)
+    return records
+
+
+def write(folder, name, drawn, **results):
+    """JSON with the machine, and a picture of the records of steps in `drawn`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps({"machine": machine(), **results}, indent=1))
+    print(f"written to {path}")
+    try:
+        if drawn:
+            draw(drawn, path.with_suffix(".png"))
+    except ImportError:
+        print("matplotlib is not installed: no picture")
 
 
 def main():
@@ -207,26 +254,9 @@ def main():
     parser.add_argument("--seconds", type=float, default=270, help="starts no case after that")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"))
     given = parser.parse_args()
-    start, records = time.perf_counter(), []
     print(machine())
-    for shape in given.shapes.split(","):
-        for case in given.cases.split(","):
-            if time.perf_counter() - start > given.seconds:
-                print(f"out of time: {shape} {case} left out (--seconds)")
-                continue
-            new = measure(case, shape, given.rounds)
-            records += new
-            print(*table(new), sep="\n", flush=True)
-    given.out.mkdir(parents=True, exist_ok=True)
-    stem = given.out / f"step-{BACKEND}"
-    stem.with_suffix(".json").write_text(
-        json.dumps({"machine": machine(), "records": records}, indent=1)
-    )
-    try:
-        draw(records, stem.with_suffix(".png"))
-    except ImportError:
-        print("matplotlib is not installed: no picture")
-    print(f"written to {stem}.json and .png")
+    records = run(given.cases.split(","), given.shapes.split(","), given.rounds, given.seconds)
+    write(given.out, f"step-{BACKEND}", records, step=records)
 
 
 if __name__ == "__main__":
