@@ -75,7 +75,7 @@ class Stopping:
         self._best[lanes] = np.where(better, values, best)
         self._waited[lanes] = np.where(better & enough, 0, self._waited[lanes] + counted)
         impatient = self._waited[lanes] >= rule.patience
-        stops = counted & ~better & impatient & (self.epochs[lanes] > 1)
+        stops = counted & ~better & impatient
         self.reasons[lanes[stops]] = EARLY
 
     def _improves(self, values, reference):
