@@ -381,8 +381,8 @@ def test_dry_run_says_what_would_be_done_and_does_nothing(folder, monkeypatch, c
         assert text in out
     code, out, _ = run(monkeypatch, capsys, *arguments, "--json")
     plan = json.loads(out)
-    # Of 6 trials each, 6 train an epoch, 2 go on to the third, and 1 to the ninth.
-    assert plan["trial_epochs"] == 2 * (6 * 1 + 2 * 2 + 1 * 6) + 4 * 9
+    # Of 6 trials each, 6 train three epochs and 2 go on to the ninth.
+    assert plan["trial_epochs"] == 2 * (6 * 3 + 2 * 6) + 4 * 9
     assert plan["programs"] == 4
     assert plan["strategy"] in ("fit", "map", "vmap")
     assert {path.name for path in folder.iterdir()} - {"__pycache__"} == {"tiny.py"}

@@ -216,7 +216,8 @@ def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path):
 
 def test_halving_keeps_the_better_third():
     halving = tuning.Halving()
-    assert halving.rungs(27) == [1, 3, 9]
+    assert halving.rungs(54) == [2, 6, 18]
+    assert halving.rungs(5) == []
     assert tuning.Halving(2, min_epochs=4).rungs(20) == [5, 10]
     assert halving.cut([3.0, 1.0, 2.0], "min") == 1.0
     assert halving.cut([3.0, 1.0, 2.0, 4.0], "max") == 3.0

@@ -109,7 +109,7 @@ def tune(
     ] = "",
     sampler: Annotated[str, typer.Option(help="tpe, gp (needs torch), qmc or random.")] = "tpe",
     halving: Annotated[
-        bool, typer.Option("--halving", help="Give up the worse two thirds after 1, 3, 9, ... ")
+        bool, typer.Option("--halving", help="Give up the worse two thirds, again and again.")
     ] = False,
     strategy: Annotated[
         str, typer.Option(help="fit, map, vmap, or auto: the fastest of them here.")

@@ -248,7 +248,8 @@ def _described(comparison: Comparison, with_p: bool = True) -> str:
     figures = f"{low:.2g} to {high:.2g}"
     if with_p:
         figures += f", p = {comparison.p:.2g}"
-    return f"{comparison.optimizer} by {abs(comparison.difference):.2g} ({figures})"
+    ahead = round(abs(comparison.difference), 7)  # float32 tells no more
+    return f"{comparison.optimizer} by {ahead:.2g} ({figures})"
 
 
 def _listed(names: Any) -> str:
