@@ -139,12 +139,14 @@ def test_trials_of_both_groups_begin_at_the_same_places(played):
         assert a["a/rate"] == b["b/rate"] and a["units"] == b["units"]
 
 
-@pytest.mark.parametrize("limit", [3, 16])
+@pytest.mark.parametrize("limit", [3, pytest.param(16, marks=pytest.mark.slow)])
 def test_list_of_trials_does_not_depend_on_how_many_run_at_a_time(limit, played, tmp_path):
     assert play(tmp_path, limit) == played
 
 
-@pytest.mark.parametrize("stop", [0, 7, 13, 30])
+@pytest.mark.parametrize(
+    "stop", [pytest.param(0, marks=pytest.mark.slow), 7, pytest.param(30, marks=pytest.mark.slow)]
+)
 def test_list_of_trials_does_not_depend_on_interruptions(stop, played, tmp_path):
     assert play(tmp_path, limit=4, stop=stop) is None
     assert play(tmp_path, limit=3) == played
@@ -241,16 +243,20 @@ def test_any_tuner_of_kerastuner_takes_our_oracle(tmp_path):
     again.oracle.close()
 
 
+ORACLES = keras_tuner.oracles
+
+
 @pytest.mark.parametrize(
-    "kind",
+    ("kind", "strategy"),
     [
-        keras_tuner.oracles.RandomSearchOracle,
-        keras_tuner.oracles.BayesianOptimizationOracle,
-        keras_tuner.oracles.GridSearchOracle,
-        keras_tuner.oracles.HyperbandOracle,
+        (ORACLES.RandomSearchOracle, "auto"),
+        (ORACLES.HyperbandOracle, "fit"),
+        pytest.param(ORACLES.RandomSearchOracle, "fit", marks=pytest.mark.slow),
+        pytest.param(ORACLES.HyperbandOracle, "auto", marks=pytest.mark.slow),
+        pytest.param(ORACLES.BayesianOptimizationOracle, "auto", marks=pytest.mark.slow),
+        pytest.param(ORACLES.GridSearchOracle, "auto", marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.parametrize("strategy", ["fit", "auto"])
 def test_our_tuner_takes_any_oracle_of_kerastuner(kind, strategy, tmp_path):
     settings = {"max_epochs": 3} if "Hyperband" in kind.__name__ else {"max_trials": 5}
     tuner = tuning.OptimizerTuner(
@@ -268,7 +274,11 @@ def test_our_tuner_takes_any_oracle_of_kerastuner(kind, strategy, tmp_path):
 
 @pytest.mark.parametrize(
     "kind",
-    [keras_tuner.RandomSearch, keras_tuner.BayesianOptimization, keras_tuner.GridSearch],
+    [
+        keras_tuner.RandomSearch,
+        pytest.param(keras_tuner.BayesianOptimization, marks=pytest.mark.slow),
+        pytest.param(keras_tuner.GridSearch, marks=pytest.mark.slow),
+    ],
 )
 def test_our_hypermodel_goes_into_any_tuner_of_kerastuner(kind, tmp_path):
     tuner = kind(

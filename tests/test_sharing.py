@@ -100,7 +100,10 @@ def whole(folder):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")
-@pytest.mark.parametrize("moment", [1, 5, 17])
+@pytest.mark.parametrize(
+    "moment",
+    [pytest.param(1, marks=pytest.mark.slow), 5, pytest.param(17, marks=pytest.mark.slow)],
+)
 def test_killed_search_goes_on_to_the_same_result(moment, folder, whole):
     directory = folder / f"killed-{moment}"
     process = start(folder, *SEARCH, "--out", directory.name)

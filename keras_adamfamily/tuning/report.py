@@ -402,8 +402,8 @@ def _method(study: Study, page: Page) -> None:
         "lay at the same quasi-random places of its ranges, what came after them was proposed by "
         f"the sampler {settings.sampler!r}; everything random follows from the seed "
         f"{settings.seed}, and all trials had the same seed for their training. The best "
-        "configuration of each was then trained again on fresh seeds, the same ones for every optimizer, so that "
-        "the runs are compared in pairs. A configuration that was lost on a fresh seed has no mean "
+        "configuration of each was then trained again on fresh seeds, the same ones for every "
+        "optimizer, so that the runs are compared in pairs. A configuration that was lost on a fresh seed has no mean "
         "and cannot win. The validation data chose the configurations, so measure the winner on "
         "data that it has not seen."
     )
