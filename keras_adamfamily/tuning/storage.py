@@ -152,7 +152,7 @@ class Storage:
             for trial in propose(trials, limit):
                 trial.user_attrs[WORKER] = self.worker
                 trial._trial_id = self._optuna.create_new_trial(study._study_id, trial)
-                trial.number = self._optuna.get_trial_number_from_id(trial._trial_id)
+                trial.number = len(trials) + len(new)
                 new.append(trial)
             return new
 
