@@ -176,7 +176,11 @@ def test_the_guides_programs_run(guide, tmp_path, monkeypatch):
 
 
 #: Modules that are for one backend.
-NEEDS = {"keras_adamfamily.kernels": "torch", "keras_adamfamily.tuning.population": "jax"}
+NEEDS = {
+    "keras_adamfamily.kernels": "torch",
+    "keras_adamfamily.programs": "tensorflow",
+    "keras_adamfamily.tuning.population": "jax",
+}
 BACKEND = keras.backend.backend()
 MODULES = [
     info.name
