@@ -178,23 +178,29 @@ def draw(records, path):
 
     shapes = list(dict.fromkeys(r["shape"] for r in records))
     contenders = list(dict.fromkeys(r["contender"] for r in records))
+    cases = list(dict.fromkeys(r["case"] for r in records))
+    width = 0.8 / len(contenders)
     figure, panels = plt.subplots(
-        len(shapes), figsize=(9, 2.6 * len(shapes)), squeeze=False, layout="constrained"
+        len(shapes),
+        figsize=(max(9, 1.4 * len(cases)), 2.6 * len(shapes)),
+        squeeze=False,
+        sharex=True,
+        layout="constrained",
     )
     for panel, shape in zip(panels[:, 0], shapes, strict=True):
-        cases = list(dict.fromkeys(r["case"] for r in records if r["shape"] == shape))
         for k, name in enumerate(contenders):
             here = {r["case"]: r for r in records if (r["shape"], r["contender"]) == (shape, name)}
-            xs = [i + (k + 0.5) / (len(contenders) + 1) for i, c in enumerate(cases) if c in here]
-            rs = [here[c] for c in cases if c in here]
-            panel.bar(xs, [r["ratio"] for r in rs], 0.8 / len(contenders), label=name)
+            xs = [i + (k + 0.5) * width - 0.4 for i, case in enumerate(cases) if case in here]
+            rs = [here[case]["ratio"] for case in cases if case in here]
+            bars = panel.bar(xs, rs, width, label=name)
+            panel.bar_label(bars, fmt="%.1f", fontsize="x-small")
         panel.axhline(1.0, color="black", linewidth=0.8)
-        panel.set_xticks([i + 0.5 for i in range(len(cases))], cases)
-        panel.set(
-            title=f"{shape}: one step, in units of the bandwidth floor", ylabel="times the floor"
-        )
+        panel.set_xticks(range(len(cases)), cases)
+        panel.tick_params(labelbottom=True)
+        panel.set(title=f"{shape}: time of one step", ylabel="times the bandwidth floor")
         panel.set_yscale("log")
-        panel.legend(fontsize="small", ncols=len(contenders))
+        panel.margins(y=0.15)
+    panels[0, 0].legend(fontsize="small", ncols=len(contenders))
     figure.savefig(path, dpi=100)
 
 

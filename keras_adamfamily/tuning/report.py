@@ -404,8 +404,8 @@ def _method(study: Study, page: Page) -> None:
         f"{settings.seed}, and all trials had the same seed for their training. The best "
         "configuration of each was then trained again on fresh seeds, the same ones for every "
         "optimizer, so that the runs are compared in pairs. A configuration that was lost on a "
-        "fresh seed has no mean and cannot win. The validation data chose the configurations, so measure the winner on "
-        "data that it has not seen."
+        "fresh seed has no mean and cannot win. The validation data chose the configurations, so "
+        "measure the winner on data that it has not seen."
     )
     several = max(2, len(study.space.optimizers))
     page.say(
