@@ -12,7 +12,9 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import keras
@@ -22,6 +24,7 @@ pytest.importorskip("typer")
 pytest.importorskip("keras_tuner")
 
 from keras_adamfamily import tuning
+from keras_adamfamily.tuning.storage import Storage
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -120,6 +123,17 @@ def test_killed_search_goes_on_to_the_same_result(moment, folder, whole):
     assert resumed.returncode == 0, outputs
     assert "going on:" in outputs[0]
     assert results(directory) == whole
+
+
+def test_a_database_is_made_once_by_those_that_open_it_at_once(tmp_path):
+    start_line = threading.Barrier(8)
+
+    def open_and_close(_):
+        start_line.wait()
+        Storage(f"sqlite:///{tmp_path / 'study.db'}", "shared", "min").close()
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(open_and_close, range(8)))  # raises what one of them raised
 
 
 def test_two_processes_share_the_work(folder):

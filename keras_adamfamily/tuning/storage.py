@@ -59,7 +59,8 @@ class Storage:
         self.direction = {"max": "maximize", "min": "minimize"}[direction]
         self.worker = f"{platform.node()}-{os.getpid()}-{secrets.token_hex(3)}"
         try:
-            self._optuna = _open(self.url)
+            with _alone(self.url):
+                self._optuna = _open(self.url)
         except ImportError as error:
             raise ModuleNotFoundError(
                 f"`storage` {self.public_url!r} needs a package that is not installed: "
@@ -244,6 +245,17 @@ def _open(url: sqlalchemy.URL) -> optuna.storages.RDBStorage:
         sqlalchemy.event.listen(storage.engine, "connect", _write_ahead)
         storage.engine.dispose()  # connect again, with it
     return storage
+
+
+@contextlib.contextmanager
+def _alone(url: sqlalchemy.URL) -> Iterator[None]:
+    """One process at a time: two that make Optuna's tables at once get in each other's way."""
+    if url.get_backend_name() == "sqlite":
+        locks: _FileLocks | _AdvisoryLocks = _FileLocks(Path(url.database))
+    else:
+        locks = _AdvisoryLocks(sqlalchemy.create_engine(url), "")
+    with locks.exclusive():
+        yield
 
 
 def _write_ahead(connection, _) -> None:

@@ -142,8 +142,9 @@ class Study:
             OSError: If the folder cannot be written.
         """
         folder = Path(directory)
+        # Looked at first: another process may begin the same study at this moment.
+        foreign = [path.name for path in folder.iterdir()] if folder.is_dir() else []
         if not (folder / "study.json").exists():
-            foreign = [path.name for path in folder.iterdir()] if folder.is_dir() else []
             if any(not name.startswith("study.json.new") for name in foreign):
                 raise ValueError(
                     "`directory` holds files that are not a study of keras_adamfamily. Choose a "

@@ -1,0 +1,45 @@
+"""Hundreds of trials at once on a GPU: the CNN of `digits_cnn.py`, all trials of an optimizer.
+
+Shows:    what fills a GPU that one small model leaves idle: `strategy="vmap"`, which makes one
+          program of many trials; a sampler that proposes all of them at the start ("tpe" proposes
+          at most 32 of an optimizer at a time); halving, which then has many to choose from.
+Run time: ?
+Expected: No GPU was at hand where this was written, so there is no time for one here. On two cores
+          with --trials 54 it ends with
+
+    pip install 'keras-adamfamily[tuning]' 'jax[cuda12]'
+    KERAS_BACKEND=jax python tuning/gpu.py --lanes 128
+
+`lanes` is how many trials are on the devices at a time. Double it while the time goes down. Memory
+grows with it, by the weights, the optimizer's state and a batch's activations of a trial, twice to
+four times; a search that does not fit falls back to one trial after another and says so. Several
+GPUs share the lanes. By itself (`strategy="auto"`) the search measures which way is the fastest;
+larger models, which fill a GPU alone, are trained one by one, and there `mixed_bfloat16` helps.
+"""
+
+import argparse
+import time
+
+import digits_cnn
+import jax
+from rich.console import Console
+
+from keras_adamfamily.tuning.progress import show_leaderboard
+
+
+def study(directory="runs/gpu", **changes):
+    settings = {"strategy": "vmap", "sampler": "qmc", "max_trials": 729}
+    return digits_cnn.study(directory, **settings | changes)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--lanes", type=int, default=128)
+    parser.add_argument("--trials", type=int, default=729)
+    o = parser.parse_args()
+    start = time.perf_counter()
+    out = f"runs/gpu_{o.lanes}_{o.trials}"
+    result = study(out, lanes=o.lanes, max_trials=o.trials, console=Console(quiet=True))
+    show_leaderboard(result, Console())
+    devices = ", ".join(device.device_kind for device in jax.devices())
+    print(f"{o.trials} trials in {time.perf_counter() - start:.0f} s on {devices}")

@@ -1,0 +1,49 @@
+"""Several processes that share one study, for work that one process cannot spread over the cores.
+
+Shows:    processes that are given the same folder take trials in turn, none twice, none lost; if
+          one dies, the others take over what it had begun. That pays where trials are trained one
+          by one (on TensorFlow, PyTorch, or with callbacks of your own); a population on JAX uses
+          all cores by itself.
+Run time: ?
+Expected: ends with
+
+    python tuning/many_processes.py
+"""
+
+import collections
+import multiprocessing
+
+import digits_mlp
+from rich.console import Console
+
+from keras_adamfamily import tuning
+from keras_adamfamily.tuning.progress import show_leaderboard
+
+
+def work(directory, changes):
+    settings = {"strategy": "fit", "max_trials": 12, "console": Console(quiet=True)}
+    digits_mlp.study(directory, **settings | changes)
+
+
+def study(directory="runs/many_processes", processes=2, **changes):
+    context = multiprocessing.get_context("spawn")  # a fork would share the backend's threads
+    workers = [context.Process(target=work, args=(directory, changes)) for _ in range(processes)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    if any(worker.exitcode for worker in workers):
+        raise SystemExit("a process failed; the same command goes on with the study")
+    return tuning.Study(directory)
+
+
+def shares(result):
+    """How many trials each process has trained."""
+    counts = collections.Counter(trial.worker for trial in result.trials)
+    return ", ".join(f"process {i}: {n} trials" for i, n in enumerate(counts.values(), 1))
+
+
+if __name__ == "__main__":
+    result = study()
+    show_leaderboard(result, Console())
+    print(shares(result))
