@@ -129,7 +129,9 @@ class Kernels:
         flat = self._is_elementwise and _is_plain(traits) and len({x.shape for x in tensors}) == 1
         # `data` is no view in PyTorch's books, whose base a program would be bound to.
         tensors = [x.view(-1).data if flat else x.data for x in tensors]
-        rest = (self.optimizer, names, traits, c, fraction, inside)
+        # Whether it decays is in `fraction`: as a trait it would make two programs of one.
+        known = {name: value for name, value in traits.items() if name != "decays"}
+        rest = (self.optimizer, names, known, c, fraction, inside)
         if self.program and (flat or tensors[0].numel() > SMALL):
             try:
                 return self.program(tensors, *rest)

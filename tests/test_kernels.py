@@ -187,8 +187,8 @@ class Direction(kaf.FamilyOptimizer):
     def slot_shape(self, name, variable):
         return tuple(variable.shape)[-1:]
 
-    def traits(self, variable):
-        return {"axes": tuple(range(len(variable.shape) - 1))}
+    def traits(self, variables):
+        return [{"axes": tuple(range(len(variable.shape) - 1))} for variable in variables]
 
     def update(self, g, w, s, c):
         average = 0.5 * s.average + ops.mean(g, s.axes)
