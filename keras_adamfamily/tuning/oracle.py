@@ -24,14 +24,14 @@ from keras_adamfamily.validation import check_integer
 SAMPLERS = ("tpe", "gp", "qmc", "random")
 
 
-class Halving(optuna.pruners.SuccessiveHalvingPruner):
+class Halving:
     """Successive halving: at each rung the better 1/`reduction_factor` of the trials go on.
 
     The rungs are at `epochs / reduction_factor ** k`. Trials that are trained together wait for one
     another at each rung, those of a block are compared, and the survivors go on with their weights,
     their optimizer's state and their place in the data as if nothing had happened: 81 trials of 54
-    epochs take 486 epochs, not 4374. One trial at a time (strategy `"fit"`), it is Optuna's
-    asynchronous form: a trial is compared with those that have reached the rung before it.
+    epochs take 486 epochs, not 4374. One trial at a time (strategy `"fit"`), the form is
+    asynchronous: a trial is compared with those of its block that have reached the rung before it.
 
     Args:
         reduction_factor: An integer >= 2, 3 by default.
@@ -51,7 +51,6 @@ class Halving(optuna.pruners.SuccessiveHalvingPruner):
     def __init__(self, reduction_factor: int = 3, min_epochs: int = 2):
         self.reduction_factor = check_integer("reduction_factor", reduction_factor, 2)
         self.min_epochs = check_integer("min_epochs", min_epochs, 1)
-        super().__init__(min_resource=min_epochs, reduction_factor=reduction_factor)
 
     def __repr__(self) -> str:
         return f"Halving(reduction_factor={self.reduction_factor}, min_epochs={self.min_epochs})"
@@ -100,8 +99,8 @@ class OptunaOracle(keras_tuner.Oracle):
         group_by: Name of a `Choice`, `"optimizer"` by default; `None` for one group.
         starting_points: Known good settings, tried first: `{name: value}` each. What one leaves
             out is proposed.
-        pruner: An Optuna pruner, which looks at the objective after each epoch; none by default.
-            KerasTuner's own tuners do not ask it, `OptimizerTuner` does.
+        pruner: A `Halving`, or an Optuna pruner, which looks at the objective after each epoch;
+            none by default. KerasTuner's own tuners do not ask it, `OptimizerTuner` does.
         storage: URL of the database, `"postgresql://user@host/database"`; by default
             `study.db`, an SQLite file, in the project's folder.
         study_name: Its name in the database, by default the project's name.
@@ -133,7 +132,7 @@ class OptunaOracle(keras_tuner.Oracle):
         block: int | None = None,
         group_by: str | None = "optimizer",
         starting_points: Sequence[Mapping[str, Any]] = (),
-        pruner: optuna.pruners.BasePruner | None = None,
+        pruner: Halving | optuna.pruners.BasePruner | None = None,
         storage: str | None = None,
         study_name: str | None = None,
         seed: int = 0,
@@ -157,7 +156,7 @@ class OptunaOracle(keras_tuner.Oracle):
         )
         self.seed = seed
         self.sampler = _checked_sampler(sampler)
-        self.pruner = pruner
+        self.pruner = _checked_pruner(pruner)
         self.group_by = group_by
         self.starting_points = [dict(point) for point in starting_points]
         self._startup_trials, self._block = startup_trials, block
@@ -271,7 +270,8 @@ class OptunaOracle(keras_tuner.Oracle):
         curve = self._curves[trial_id]
         curve.extend([None] * (step + 1 - len(curve)))
         curve[step] = float(value) if math.isfinite(value) else None
-        if self.pruner is not None and self._is_hopeless(trial_id):
+        whole = isinstance(self.pruner, Halving)  # which looks at its rungs alone
+        if self.pruner is not None and not whole and self._is_hopeless(trial_id):
             trial.status = TrialStatus.STOPPED
         return trial
 
@@ -548,6 +548,21 @@ class OptunaOracle(keras_tuner.Oracle):
         group = trial_id.rpartition("-")[0]
         trials = [t for t in self._opened().trials(group) if t.number != frozen.number]
         return self.pruner.prune(self._mirror(trials, len(trials) + 1), frozen)
+
+
+def _checked_pruner(pruner: Any) -> Any:
+    kinds = optuna.pruners
+    if isinstance(pruner, (kinds.SuccessiveHalvingPruner, kinds.HyperbandPruner)):
+        raise ValueError(
+            f"`pruner` {type(pruner).__name__} keeps notes of its own in Optuna's trials, which is "
+            "not supported: use `Halving`"
+        )
+    if pruner is None or isinstance(pruner, (Halving, kinds.BasePruner)):
+        return pruner
+    raise ValueError(
+        "`pruner` must be a `Halving`, an Optuna pruner, such as `optuna.pruners.MedianPruner()`, "
+        f"or None. Received: pruner={pruner!r}"
+    )
 
 
 def _checked_sampler(sampler: Any) -> Any:

@@ -50,7 +50,7 @@ def tune(
     loss: Any = None,
     metrics: Any = None,
     sampler: str | Callable[[int], optuna.samplers.BaseSampler] = "tpe",
-    pruner: str | optuna.pruners.BasePruner | None = None,
+    pruner: str | Halving | optuna.pruners.BasePruner | None = None,
     strategy: str = "auto",
     lanes: int = 128,
     max_minutes: float | None = None,
@@ -309,7 +309,7 @@ class _Request:
             self.training.objective,
             share * count,
             sampler=sampler,
-            pruner=_as_pruner(pruner),
+            pruner=Halving() if pruner == "halving" else pruner,
             starting_points=space.starting_points,
             seed=seed,
         )
@@ -378,7 +378,7 @@ class _Search:
         start = time.monotonic()
 
         def is_late() -> bool:
-            if max_minutes is None or not self.oracle.is_even:
+            if max_minutes is None or not self.oracle.is_even or not self.study.trials:
                 return False
             return time.monotonic() - start + self._seconds_of_finals() > 60.0 * max_minutes
 
@@ -551,17 +551,6 @@ def resume(
         )
     study.close()
     return tune(build_model, train, validation, **{**arguments, **changes})
-
-
-def _as_pruner(pruner: Any) -> optuna.pruners.BasePruner | None:
-    if pruner == "halving":
-        return Halving()
-    if pruner is None or isinstance(pruner, optuna.pruners.BasePruner):
-        return pruner
-    raise ValueError(
-        "`pruner` must be 'halving', an Optuna pruner, such as `optuna.pruners.MedianPruner()`, or "
-        f"None. Received: pruner={pruner!r}"
-    )
 
 
 def _described(pruner: Any) -> str | None:

@@ -160,7 +160,9 @@ class OptimizerTuner(keras_tuner.Tuner):
         if self._is_fit:
             for trial, what in zip(trials, asked, strict=True):
                 self.say(f"{what.optimizer}, one trial")
-                result = training.run(self.hypermodel, what, self._is_hopeless(trial))
+                result = training.run(
+                    self.hypermodel, what, self._is_hopeless(trial, training.epochs)
+                )
                 self._tell(trial, result)
                 yield result
             return
@@ -207,11 +209,19 @@ class OptimizerTuner(keras_tuner.Tuner):
             hyperparameters=values,
         )
 
-    def _is_hopeless(self, trial: Trial) -> Callable[[int, dict[str, float]], bool] | None:
+    def _is_hopeless(
+        self, trial: Trial, epochs: int
+    ) -> Callable[[int, dict[str, float]], bool] | None:
+        """A function for `Training.run`."""
         if not self._remembers or self.oracle.pruner is None:
             return None
+        halves, rungs = isinstance(self.oracle.pruner, Halving), self.oracle.rungs(epochs)
+        curve: list[float] = []
 
         def ask(epoch: int, logs: dict[str, float]) -> bool:
+            curve.append(logs[self.oracle.objective.name])
+            if halves:
+                return epoch + 1 in rungs and not self.oracle.survivors({trial.trial_id: curve})
             told = self.oracle.update_trial(trial.trial_id, logs, step=epoch)
             return told.status == TrialStatus.STOPPED
 
