@@ -59,7 +59,8 @@ def test_digits_mlp(script, tmp_path):
 
 @pytest.mark.slow
 def test_digits_cnn_halves(script, tmp_path):
-    changes = {"max_trials": 3, "optimizers": ("AdamW",), "epochs": 3, "finalist_seeds": 1}
+    changes = {"max_trials": 3, "optimizers": ("AdamW",), "epochs": 6, "finalist_seeds": 1}
+    changes["strategy"] = "map" if keras.config.backend() == "jax" else "fit"
     result = script("digits_cnn").study(tmp_path, **changes, **QUIET)
     check(result, ("AdamW",), trials=3)
     assert result.leaderboard()[0].pruned == 2
