@@ -21,10 +21,11 @@ from keras_adamfamily.tuning.progress import show_leaderboard
 
 
 def stripes(examples, seed):
-    random, line = np.random.default_rng(seed), np.arange(16) / 32
-    y = random.integers(0, 10, examples)  # the stripes' direction
-    angle, phase = (np.pi * y / 10)[:, None, None], random.uniform(0, 6.3, (examples, 1, 1))
-    wave = np.sin(20 * (np.cos(angle) * line + np.sin(angle) * line[:, None]) + phase)
+    random, line = np.random.default_rng(seed), np.arange(16)
+    y = random.integers(0, 10, examples)  # how narrow the stripes are, which flips do not change
+    angle, phase = random.uniform(0, 6.3, (2, examples, 1, 1))
+    across = np.cos(angle) * line + np.sin(angle) * line[:, None]
+    wave = np.sin(0.3 * 1.2 ** y[:, None, None] * across + phase)
     x = 127 + 40 * wave[..., None] + random.normal(0, 40, (examples, 16, 16, 3))
     return np.clip(x, 0, 255).astype("uint8"), y
 
@@ -80,7 +81,7 @@ def study(directory, synthetic=False, **changes):
     build = (lambda: build_model(16, 8, 8)) if synthetic else build_model
     space = tuning.SearchSpace(["AdamW", "SGDW"], schedule="cosine")
     settings = {"optimizers": space, "pruner": "halving", "max_trials": 54, "epochs": 27}
-    settings |= {"max_trials": 18, "epochs": 9} if synthetic else {"batch_size": 128}
+    settings |= {"max_trials": 18, "epochs": 6} if synthetic else {"batch_size": 128}
     result = tuning.tune(build, train, validation, directory=directory, **settings | changes)
     model = build()
     model.compile(result.best_optimizer(), model.loss, metrics=["accuracy"])
