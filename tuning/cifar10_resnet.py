@@ -43,9 +43,7 @@ def load_data(synthetic):
     return (x[:split], y[:split]), (x[split:], y[split:]), test
 
 
-class RandomShift(layers.Layer):
-    """Moves each image by up to 4 pixels, in training; Keras's own layer is not for XLA."""
-
+class RandomShift(layers.Layer):  # by up to 4 pixels; Keras's RandomTranslation is not for XLA
     def build(self, shape):
         self.seeds = keras.random.SeedGenerator()
 
