@@ -3,7 +3,8 @@
 Shows:    a search within given minutes that goes on if run again; a cosine schedule; augmentation
           in the model, by a layer of one's own; test data that are used once.
 Run time: one to two minutes for --synthetic on two cores with JAX; CIFAR-10 itself wants a GPU.
-Expected: ?
+Expected: with --synthetic AdamW 0.8792 ± 0.0326, SGDW 0.8783 ± 0.0291, and 88.2% of the test images
+          right. On CIFAR-10 it has not been run: no network and no GPU where it was written.
 
     python tuning/cifar10_resnet.py --synthetic      # a trial run, without a download
     python tuning/cifar10_resnet.py --minutes 240
