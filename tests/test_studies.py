@@ -59,10 +59,13 @@ def test_digits_mlp(script, tmp_path):
 
 @pytest.mark.slow
 def test_digits_cnn_halves(script, tmp_path):
-    changes = {"max_trials": 3, "optimizers": ("AdamW",), "epochs": 3, "finalist_seeds": 1}
+    changes = {"max_trials": 3, "optimizers": ("AdamW",), "epochs": 6, "finalist_seeds": 1}
+    together = keras.config.backend() == "jax"
+    changes["strategy"] = "map" if together else "fit"
     result = script("digits_cnn").study(tmp_path, **changes, **QUIET)
     check(result, ("AdamW",), trials=3)
-    assert result.leaderboard()[0].pruned == 2
+    pruned = result.leaderboard()[0].pruned
+    assert pruned == 2 if together else pruned <= 2  # one by one, each knows those before it
 
 
 @pytest.mark.slow
@@ -140,7 +143,7 @@ def test_cifar10_has_the_published_shape(script):
 def test_many_processes_share_the_trials(script, tmp_path):
     many = script("many_processes")
     changes = {**ONE_EACH, "max_trials": 8}
-    result = many.study(tmp_path, 2, **changes, **QUIET)
+    result = many.study(tmp_path, 2, **changes)
     check(result, trials=4)
     assert many.shares(result).count("process") == 2
 

@@ -3,14 +3,14 @@
 Shows:    a search within given minutes that goes on if run again; a cosine schedule; augmentation
           in the model, by a layer of one's own; test data that are used once.
 Run time: one to two minutes for --synthetic on two cores with JAX; CIFAR-10 itself wants a GPU.
-Expected: ?
+Expected: with --synthetic AdamW 0.8792 ± 0.0326, SGDW 0.8783 ± 0.0291, and 88.2% of the test images
+          right. On CIFAR-10 it has not been run: no network and no GPU where it was written.
 
     python tuning/cifar10_resnet.py --synthetic      # a trial run, without a download
     python tuning/cifar10_resnet.py --minutes 240
 """
 
 import argparse
-import sys
 
 import keras
 import numpy as np
@@ -22,11 +22,11 @@ from keras_adamfamily.tuning.progress import show_leaderboard
 
 
 def stripes(examples, seed):
-    """Images of noisy stripes, whose direction is the class."""
-    random, line = np.random.default_rng(seed), np.arange(16) / 32
-    y = random.integers(0, 10, examples)
-    angle, phase = (np.pi * y / 10)[:, None, None], random.uniform(0, 6.3, (examples, 1, 1))
-    wave = np.sin(20 * (np.cos(angle) * line + np.sin(angle) * line[:, None]) + phase)
+    random, line = np.random.default_rng(seed), np.arange(16)
+    y = random.integers(0, 10, examples)  # how narrow the stripes are, which flips do not change
+    angle, phase = random.uniform(0, 6.3, (2, examples, 1, 1))
+    across = np.cos(angle) * line + np.sin(angle) * line[:, None]
+    wave = np.sin(0.3 * 1.2 ** y[:, None, None] * across + phase)
     x = 127 + 40 * wave[..., None] + random.normal(0, 40, (examples, 16, 16, 3))
     return np.clip(x, 0, 255).astype("uint8"), y
 
@@ -36,25 +36,25 @@ def load_data(synthetic):
         made = (stripes(1500, 0), stripes(500, 1)) if synthetic else None
         (x, y), test = made or keras.datasets.cifar10.load_data()
     except Exception as error:  # Keras raises just that
-        sys.exit(
+        raise SystemExit(
             f"CIFAR-10 could not be downloaded: {error}\nPut cifar-10-python.tar.gz into "
             "~/.keras/datasets as cifar-10-batches-py-target_archive, or try --synthetic."
-        )
+        ) from error
     split = len(x) * 9 // 10  # the last tenth picks the winner
     return (x[:split], y[:split]), (x[split:], y[split:]), test
 
 
-class RandomShift(layers.Layer):
-    """Moves each image by up to 4 pixels, in training; Keras's own layer is not for XLA."""
-
+class RandomShift(layers.Layer):  # by up to 4 pixels; Keras's RandomTranslation is not for XLA
     def build(self, shape):
         self.seeds = keras.random.SeedGenerator()
 
     def call(self, x, training=False):
+        if not training:
+            return x
         by = keras.random.randint((2, ops.shape(x)[0], 1), -4, 5, seed=self.seeds)
         rows, columns = ops.clip(ops.arange(x.shape[1]) + by, 0, x.shape[1] - 1)
-        moved = ops.take_along_axis(x, rows[:, :, None, None], axis=1)
-        return ops.take_along_axis(moved, columns[:, None, :, None], axis=2) if training else x
+        x = ops.take_along_axis(x, rows[:, :, None, None], axis=1)
+        return ops.take_along_axis(x, columns[:, None, :, None], axis=2)
 
 
 def build_model(size=32, depth=20, width=16):
@@ -69,9 +69,8 @@ def build_model(size=32, depth=20, width=16):
         stride = filters // h.shape[-1]
         inner = convolve(layers.ReLU()(convolve(h, filters, stride)), filters)
         h = layers.ReLU()(inner + (h if stride == 1 else convolve(h, filters, stride, kernel=1)))
-    model = keras.Model(inputs, layers.Dense(10)(layers.GlobalAveragePooling2D()(h)))
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(loss=loss, metrics=["accuracy"])
+    model = keras.Model(inputs, layers.Dense(10, "softmax")(layers.GlobalAveragePooling2D()(h)))
+    model.compile(loss="sparse_categorical_crossentropy", metrics=["accuracy"])
     return model
 
 
@@ -81,9 +80,8 @@ def study(directory, synthetic=False, **changes):
     build = (lambda: build_model(16, 8, 8)) if synthetic else build_model
     space = tuning.SearchSpace(["AdamW", "SGDW"], schedule="cosine")
     settings = {"optimizers": space, "pruner": "halving", "max_trials": 54, "epochs": 27}
-    settings |= {"max_trials": 18, "epochs": 9} if synthetic else {"batch_size": 128}
+    settings |= {"max_trials": 18, "epochs": 6} if synthetic else {"batch_size": 128}
     result = tuning.tune(build, train, validation, directory=directory, **settings | changes)
-    keras.utils.set_random_seed(0)
     model = build()
     model.compile(result.best_optimizer(), model.loss, metrics=["accuracy"])
     model.fit(*train, result.settings.batch_size, result.settings.epochs, verbose=0)
@@ -95,7 +93,7 @@ if __name__ == "__main__":
     parser.add_argument("--synthetic", action="store_true")
     parser.add_argument("--minutes", type=float)
     o = parser.parse_args()
-    directory = f"runs/cifar10_resnet{'_synthetic' * o.synthetic}"
+    directory = "runs/stripes" if o.synthetic else "runs/cifar10_resnet"
     result, accuracy = study(directory, o.synthetic, max_minutes=o.minutes)
     show_leaderboard(result, Console())
     print(f"The winner, trained once more: {accuracy:.1%} of the test images are right.")

@@ -2,13 +2,23 @@
 
 Shows:    what fills a GPU that one small model leaves idle: `strategy="vmap"`, which makes one
           program of many trials; a sampler that proposes all of them at the start ("tpe" proposes
-          at most 32 of an optimizer at a time); halving, which then has many to choose from.
-Run time: ?
-Expected: No GPU was at hand where this was written, so there is no time for one here. On two cores
-          with --trials 54 it ends with
+          a part at a time, to learn from it); halving, which then has many to choose from.
+Run time: On a GPU unknown: none was at hand where this was written. On two cores one to two minutes
+          with --trials 27, for a trial run; "vmap" gains nothing there.
+Expected: on two cores with --trials 27 it ends with
 
     pip install 'keras-adamfamily[tuning]' 'jax[cuda12]'
     KERAS_BACKEND=jax python tuning/gpu.py --lanes 128
+
+                                            learning  weight
+    optimizer  fresh seeds      n  search   rate      decay     trials       s/trial
+ ───────────────────────────────────────────────────────────────────────────────────
+ 1  SGDW       0.0468 ± 0.0119  8  0.04482  0.04462   0.001804  9, 6 pruned  2.8
+ 2  AdamW      0.0636 ± 0.0332  8  0.06949  0.0207    0.012     9, 6 pruned  2.2
+ 3  NAdamW     0.0799 ± 0.0693  8  0.04597  0.0207    0.012     9, 6 pruned  3.5
+
+No clear winner: SGDW, AdamW and NAdamW cannot be told apart: there is no significant difference ...
+27 trials in 253 s on cpu                       (other work kept these two cores busy meanwhile)
 
 `lanes` is how many trials are on the devices at a time. Double it while the time goes down. Memory
 grows with it, by the weights, the optimizer's state and a batch's activations of a trial, twice to

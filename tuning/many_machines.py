@@ -2,8 +2,10 @@
 
 Shows:    `storage=`: machines take trials in turn, none twice, none lost, and each ends with the
           whole study in its own folder. The model and the data must be the same on all of them.
-Run time: ?
-Expected: ends with
+Run time: a minute for two processes on two cores with JAX, in place of two machines.
+Expected: the leaderboard of `digits_mlp.py` to the last digit, then `shares` of the work, such as
+
+    first:4711: 36 trials, second:815: 36 trials
 
 On one machine, with Debian's or Ubuntu's PostgreSQL, whose password you choose:
 
@@ -22,7 +24,7 @@ On all of them; PostgreSQL's driver reads the password from PGPASSWORD or from ~
     python tuning/many_machines.py postgresql://tuner@localhost/studies
 
 Machines may come and go: one that dies leaves its trials to the others, and the same command joins
-in again. Give another name of the folder to begin another study in the same database.
+in again. Another name of the folder begins another study in the same database.
 """
 
 import collections

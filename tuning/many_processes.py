@@ -4,10 +4,20 @@ Shows:    processes that are given the same folder take trials in turn, none twi
           one dies, the others take over what it had begun. That pays where trials are trained one
           by one (on TensorFlow, PyTorch, or with callbacks of your own); a population on JAX uses
           all cores by itself.
-Run time: ?
-Expected: ends with
+Run time: one minute on two cores with JAX.
+Expected: with other digits on other backends, machines and versions, it ends with
 
     python tuning/many_processes.py
+
+                                           learning  weight
+    optimizer  fresh seeds      n  search  rate      decay    trials  s/trial
+ ────────────────────────────────────────────────────────────────────────────
+ 1  NAdamW     0.9708 ± 0.0042  8  0.975   0.001815  0.03634  4       3.8
+ 2  AdamW      0.9670 ± 0.0050  8  0.975   0.001815  0.03634  4       3.4
+ 3  SGDW       0.9632 ± 0.0071  8  0.9611  0.01815   0.03634  4       3.0
+
+No clear winner: NAdamW and AdamW cannot be told apart: there is no significant difference on ...
+process 1: 14 trials, process 2: 22 trials
 """
 
 import collections

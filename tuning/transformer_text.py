@@ -15,8 +15,7 @@ Expected: with other digits on other backends, machines and versions, it ends wi
  2  NAdamW     0.9445 ± 0.1570  8  1       constant  0.0007196  0.003075  12      17.7
 
 No clear winner: AdamW and NAdamW cannot be told apart: there is no significant difference on ...
-Both reached 1 in the search, but on one fresh seed NAdamW stayed near chance, 0.556: the network
-guesses for some epochs before it sees the rule, and not every seed sees it in time.
+Both reached 1 in the search; on one fresh seed NAdamW stayed near chance, 0.556.
 """
 
 import keras
