@@ -26,6 +26,18 @@ if BACKEND == "tensorflow":
     )
 
 
+#: They start processes and KerasTuner's own searches; what they test knows no backend but `fit`.
+LONG = {"test_oracle", "test_sharing", "test_studies"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """By default the long tests of the tuner run on JAX alone, elsewhere with `-m slow`."""
+    for item in items:
+        if BACKEND != "jax" and item.module.__name__.rpartition(".")[2] in LONG:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture
 def x64():
     """Float64 tensors, which JAX has to be asked for."""

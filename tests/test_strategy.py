@@ -75,6 +75,7 @@ def test_the_fastest_is_chosen(seconds, fastest, monkeypatch):
 @on_jax
 def test_a_probe_of_a_large_task_takes_a_part_of_it(monkeypatch):
     monkeypatch.setattr(strategy, "PROBE", 1.0)
+    monkeypatch.setattr(strategy._Probe, "_measure_fit", lambda probe: math.inf)
     choice = choose(train=(np.tile(data()[0], (10, 1)), np.tile(data()[1], 10)))
     assert choice.strategy == "map"
     assert choice.population._examples == 300
