@@ -1,5 +1,6 @@
 """Which strategy is chosen, why, and that nothing is chosen which cannot do what is asked."""
 
+import math
 import re
 
 import keras
