@@ -5,7 +5,7 @@ try:
     from keras_adamfamily.tuning.hypermodel import OptimizerHyperModel
     from keras_adamfamily.tuning.leaderboard import LeaderboardRow
     from keras_adamfamily.tuning.oracle import Halving, OptunaOracle
-    from keras_adamfamily.tuning.search import Plan, plan, resume, tune
+    from keras_adamfamily.tuning.search import SearchPlan, plan, resume, tune
     from keras_adamfamily.tuning.space import SearchSpace
     from keras_adamfamily.tuning.study import Study
     from keras_adamfamily.tuning.tasks import TASKS
@@ -25,7 +25,7 @@ __all__ = [
     "OptimizerHyperModel",
     "OptimizerTuner",
     "OptunaOracle",
-    "Plan",
+    "SearchPlan",
     "SearchSpace",
     "Study",
     "StudyComparison",

@@ -166,7 +166,7 @@ def tune(
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class SearchPlan:
     """What a search would do.
 
     Attributes:
@@ -198,7 +198,7 @@ def plan(
     train: Any,
     validation: Any,
     **settings: Any,
-) -> Plan:
+) -> SearchPlan:
     """What `tune` would do: a probe of a few steps, but no trial, and no folder.
 
     Args:
@@ -235,7 +235,7 @@ def plan(
     numbers = {f"{name}/{argument}" for name, own in asked.space.ranges.items() for argument in own}
     statics = [hp for hp in oracle.hyperparameters.space if hp.name not in numbers]
     kinds = math.prod(len(getattr(hp, "values", range(count * share))) for hp in statics)
-    return Plan(
+    return SearchPlan(
         space=asked.space,
         trials=count * share,
         finals=finals,
