@@ -26,8 +26,15 @@ if BACKEND == "tensorflow":
     )
 
 
-#: They start processes and KerasTuner's own searches; what they test knows no backend but `fit`.
-LONG = {"test_oracle", "test_sharing", "test_studies"}
+#: What they test knows no backend but for `fit`, which shorter ones test on each.
+LONG = {
+    "test_leaderboard",
+    "test_oracle",
+    "test_report",
+    "test_search",
+    "test_sharing",
+    "test_studies",
+}
 
 
 @pytest.hookimpl(tryfirst=True)

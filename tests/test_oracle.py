@@ -250,7 +250,7 @@ ORACLES = keras_tuner.oracles
     ("kind", "strategy"),
     [
         (ORACLES.RandomSearchOracle, "auto"),
-        (ORACLES.HyperbandOracle, "fit"),
+        pytest.param(ORACLES.HyperbandOracle, "fit", marks=pytest.mark.slow),
         pytest.param(ORACLES.RandomSearchOracle, "fit", marks=pytest.mark.slow),
         pytest.param(ORACLES.HyperbandOracle, "auto", marks=pytest.mark.slow),
         pytest.param(ORACLES.BayesianOptimizationOracle, "auto", marks=pytest.mark.slow),
