@@ -532,11 +532,20 @@ class OptunaOracle(keras_tuner.Oracle):
         with quiet():
             if self.sampler == "tpe":
                 return optuna.samplers.TPESampler(
-                    n_startup_trials=1, multivariate=True, group=True, seed=seed
+                    n_startup_trials=1, multivariate=True, group=self._has_conditions, seed=seed
                 )
             if self.sampler == "gp":
                 return optuna.samplers.GPSampler(n_startup_trials=1, seed=seed)
             return self.sampler(seed)
+
+    @property
+    def _has_conditions(self) -> bool:
+        """Whether some hyperparameters are there for some trials of a group only."""
+        return any(
+            condition.name != self.group_by
+            for hp in self.hyperparameters.space
+            for condition in hp.conditions
+        )
 
     def _is_hopeless(self, trial_id: str) -> bool:
         frozen = copy.copy(self._claimed[trial_id])
