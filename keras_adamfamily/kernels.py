@@ -38,6 +38,7 @@ def available() -> bool:
 
 def clip(grads, clipnorm, clipvalue, global_clipnorm) -> list:
     """Keras's clipping, in one pass that reads, and another over what is beyond the bound."""
+    grads = [torch.as_tensor(g) for g in grads]  # Keras takes arrays too
     if clipvalue:
         return [g.clamp(-clipvalue, clipvalue) for g in grads]
     norms = torch.stack(torch._foreach_norm(grads))
