@@ -12,6 +12,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -160,17 +161,16 @@ def results(directory):
 
 
 @pytest.fixture
-def postgres(tmp_path_factory):
+def postgres():
     """The URL of an empty PostgreSQL database on loopback."""
     pytest.importorskip("psycopg")
     programs = sorted(glob.glob("/usr/lib/postgresql/*/bin/initdb"))
     initdb = shutil.which("initdb") or (programs and programs[-1])
     if not initdb:
         pytest.skip("needs PostgreSQL: apt-get install postgresql")
-    folder = tmp_path_factory.mktemp("postgres")
+    temporary = tempfile.TemporaryDirectory()  # where another user may enter
+    folder = Path(temporary.name)
     folder.chmod(0o777)
-    for parent in list(folder.parents)[:2]:
-        parent.chmod(0o755)
     user = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []  # it refuses root
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -182,6 +182,7 @@ def postgres(tmp_path_factory):
     subprocess.run([*control, "-o", listen, "-l", folder / "log", "start"], check=True)
     yield f"postgresql://tuner@127.0.0.1:{port}/postgres"
     subprocess.run([*control, "-m", "immediate", "stop"], check=True)
+    temporary.cleanup()
 
 
 MACHINE = """
