@@ -7,6 +7,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -32,6 +33,12 @@ app = typer.Typer(
     help=HELP,
     epilog=EXIT_CODES,
 )
+
+
+#: An option that several commands have.
+Backend = Annotated[
+    str | None, typer.Option(help="jax, tensorflow or torch; by default Keras's setting.")
+]
 
 
 class Usage(Exception):

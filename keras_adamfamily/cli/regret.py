@@ -12,6 +12,7 @@ from rich.table import Table
 
 from keras_adamfamily.cli.common import (
     EXIT_CODES,
+    Backend,
     Usage,
     app,
     console_of_output,
@@ -62,9 +63,7 @@ def regret(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON; a picture only with --out.")
     ] = False,
-    backend: Annotated[
-        str | None, typer.Option(help="jax, tensorflow or torch; by default Keras's setting.")
-    ] = None,
+    backend: Backend = None,
 ) -> None:
     use_backend(backend)
     import keras

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from keras_adamfamily.cli.common import (
     EXIT_CODES,
+    Backend,
     Usage,
     app,
     console_of_output,
@@ -57,13 +58,20 @@ named again, unless the study is of a built-in task.
 """
 
 
+Data = Annotated[str | None, typer.Option(metavar="MODULE:load_data", help="Your data.")]
+Minutes = Annotated[
+    float | None, typer.Option(help="Begin no trials after this time, fresh seeds apart.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON; what goes on goes to stderr.")]
+
+
 @app.command(help=TUNE_HELP, epilog=EXIT_CODES)
 def tune(
     model: Annotated[
         str | None,
         typer.Argument(metavar="MODULE:build_model", help="Your model; needs --data."),
     ] = None,
-    data: Annotated[str | None, typer.Option(metavar="MODULE:load_data", help="Your data.")] = None,
+    data: Data = None,
     task: Annotated[str | None, typer.Option(help="A built-in task: digits.")] = None,
     optimizers: Annotated[
         str, typer.Option(help="Names, separated by commas; see `adamfamily list`.")
@@ -80,9 +88,7 @@ def tune(
         int, typer.Option(help="Fresh seeds on which each best configuration is trained again.")
     ] = 8,
     seed: Annotated[int, typer.Option(help="Same seed, same trials.")] = 0,
-    minutes: Annotated[
-        float | None, typer.Option(help="Begin no trials after this time, fresh seeds apart.")
-    ] = None,
+    minutes: Minutes = None,
     ranges: Annotated[
         list[str] | None,
         typer.Option("--range", metavar="NAME=LOW:HIGH", help="Search this; may be repeated."),
@@ -122,15 +128,11 @@ def tune(
     out: Annotated[
         Path | None, typer.Option(help="Folder of the study; by default runs/TASK or runs/MODULE.")
     ] = None,
-    backend: Annotated[
-        str | None, typer.Option(help="jax, tensorflow or torch; by default Keras's setting.")
-    ] = None,
+    backend: Backend = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done, and how long it would take.")
     ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print JSON; what goes on goes to stderr.")
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     use_backend(backend)
     _use_all_cores()
@@ -185,19 +187,15 @@ def resume(
         str | None,
         typer.Option(metavar="MODULE:build_model", help="By default the function of the study."),
     ] = None,
-    data: Annotated[str | None, typer.Option(metavar="MODULE:load_data", help="Your data.")] = None,
+    data: Data = None,
     trials: Annotated[
         int | None, typer.Option(help="Trials in all; by default those that were planned.")
     ] = None,
-    minutes: Annotated[
-        float | None, typer.Option(help="Begin no trials after this time, fresh seeds apart.")
-    ] = None,
+    minutes: Minutes = None,
     storage: Annotated[
         str | None, typer.Option(metavar="URL", help="The database, if its URL has a password.")
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print JSON; what goes on goes to stderr.")
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     from keras_adamfamily import tuning
 

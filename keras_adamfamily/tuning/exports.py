@@ -14,6 +14,7 @@ import optuna
 
 from keras_adamfamily.tuning import leaderboard
 from keras_adamfamily.tuning.leaderboard import LeaderboardRow
+from keras_adamfamily.tuning.storage import DIRECTIONS, by_epoch, quiet
 from keras_adamfamily.tuning.study import Study
 from keras_adamfamily.tuning.trial import OK, PRUNED, SEARCH, TrialResult
 
@@ -150,21 +151,12 @@ def as_optuna(
             the trials keep their status and curves.
         storage: Where to.
     """
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        rebuilt = optuna.create_study(
-            storage=storage,
-            study_name=optimizer,
-            direction={"max": "maximize", "min": "minimize"}[study.settings.direction]
-            if value is None
-            else "minimize",
-        )
+    direction = DIRECTIONS[study.settings.direction if value is None else "min"]
+    with quiet():
+        rebuilt = optuna.create_study(storage=storage, study_name=optimizer, direction=direction)
         trials = study.scoring.of(SEARCH, optimizer)
         spaces = _distributions(study, optimizer, trials)
         rebuilt.add_trials([_frozen(study, trial, spaces, value) for trial in trials])
-    finally:
-        optuna.logging.set_verbosity(verbosity)
     return rebuilt
 
 
@@ -189,9 +181,7 @@ def _frozen(
         params=params,
         distributions=own,
         user_attrs=attributes,
-        intermediate_values={
-            epoch: score for epoch, score in enumerate(curve, 1) if score is not None
-        },
+        intermediate_values=by_epoch(curve),
     )
 
 

@@ -17,7 +17,7 @@ from optuna import distributions
 from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import qmc
 
-from keras_adamfamily.tuning.storage import RESULT, STATES, Storage, quiet, running
+from keras_adamfamily.tuning.storage import RESULT, STATES, Storage, by_epoch, quiet, running
 from keras_adamfamily.tuning.trial import DIVERGED, FAILED, OK
 from keras_adamfamily.validation import check_integer
 
@@ -234,9 +234,9 @@ class OptunaOracle(keras_tuner.Oracle):
         """
         storage = self._opened()
         with storage.lock():
-            sizes = {name: len(storage.trials(name)) for name in self.groups()}
-            turns = sorted(sizes, key=lambda name: sizes[name] // self.block)
-            abandoned = [n for n in turns if any(map(storage.is_abandoned, storage.trials(n)))]
+            there = {name: storage.trials(name) for name in self.groups()}
+            turns = sorted(there, key=lambda name: len(there[name]) // self.block)
+            abandoned = [name for name in turns if any(map(storage.is_abandoned, there[name]))]
             for name in [*abandoned, *turns]:
                 claimed = storage.claim(name, limit, self._proposer(name))
                 if claimed:
@@ -435,9 +435,8 @@ class OptunaOracle(keras_tuner.Oracle):
 
     def _mirror(self, trials: Sequence[FrozenTrial], known: int) -> optuna.Study:
         """A study in memory with the trials so far; the results of only the first `known`."""
-        direction = {"max": "maximize", "min": "minimize"}[self.objective.direction]
         with quiet():
-            study = optuna.create_study(direction=direction)
+            study = optuna.create_study(direction=self._opened().direction)
         for trial in trials:
             trial = copy.copy(trial)
             if trial.number >= known:
@@ -445,9 +444,7 @@ class OptunaOracle(keras_tuner.Oracle):
             elif RESULT in trial.user_attrs:
                 curves = json.loads(trial.user_attrs[RESULT]).get("curves", {})
                 curve = curves.get(self.objective.name, [])
-                trial.intermediate_values = {
-                    step: value for step, value in enumerate(curve, 1) if value is not None
-                }
+                trial.intermediate_values = by_epoch(curve)
             study.add_trial(trial)
         return study
 
@@ -549,9 +546,7 @@ class OptunaOracle(keras_tuner.Oracle):
 
     def _is_hopeless(self, trial_id: str) -> bool:
         frozen = copy.copy(self._claimed[trial_id])
-        frozen.intermediate_values = {
-            step: value for step, value in enumerate(self._curves[trial_id], 1) if value is not None
-        }
+        frozen.intermediate_values = by_epoch(self._curves[trial_id])
         if not frozen.intermediate_values:
             return False
         group = trial_id.rpartition("-")[0]

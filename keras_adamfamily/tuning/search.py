@@ -31,6 +31,7 @@ from keras_adamfamily.tuning.trial import FINAL, Asked, Training, TrialResult, o
 from keras_adamfamily.tuning.tuner import OptimizerTuner
 from keras_adamfamily.validation import POSITIVE, check_float, check_integer
 
+NOT_PLANNED = ("max_minutes", "storage", "console")  # arguments of `tune` that `plan` lacks
 PATIENCE = 1.0  # seconds between two looks at what other processes do
 
 
@@ -214,7 +215,8 @@ def plan(
     >>> plan = tuning.plan(task.build_model, *task.load_data(), max_trials=48)  # doctest: +SKIP
     >>> plan.seconds  # doctest: +SKIP
     """
-    asked = _Request(build_model, train, validation, **settings)
+    defaults = {k: v for k, v in tune.__kwdefaults__.items() if k not in NOT_PLANNED}
+    asked = _Request(build_model, train, validation, **{**defaults, **settings})
     oracle, length = asked.oracle, asked.settings
     with tempfile.TemporaryDirectory() as folder:
         tuner = asked.tuner(
@@ -257,22 +259,22 @@ class _Request:
         train,
         validation,
         *,
-        optimizers=DEFAULT_OPTIMIZERS,
-        max_trials=24,
-        epochs=20,
-        batch_size=None,
-        objective="val_accuracy",
-        finalist_seeds=8,
-        seed=0,
-        loss=None,
-        metrics=None,
-        sampler="tpe",
-        pruner=None,
-        strategy="auto",
-        lanes=128,
-        callbacks=(),
-        class_weight=None,
-        evaluate_average=False,
+        optimizers,
+        max_trials,
+        epochs,
+        batch_size,
+        objective,
+        finalist_seeds,
+        seed,
+        loss,
+        metrics,
+        sampler,
+        pruner,
+        strategy,
+        lanes,
+        callbacks,
+        class_weight,
+        evaluate_average,
     ):
         space = optimizers if isinstance(optimizers, SearchSpace) else SearchSpace(optimizers)
         _check_fair(space)

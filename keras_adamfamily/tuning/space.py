@@ -176,12 +176,6 @@ class SearchSpace:
         arguments = self.arguments(name, values, **length)
         return registry.find(name).cls(**{"name": name.lower(), **arguments})
 
-    def only(self, name: str) -> SearchSpace:
-        """The part of this space that belongs to one optimizer."""
-        config = self.get_config()
-        parts = {key: {name: config[key][name]} for key in ("ranges", "fixed")}
-        return SearchSpace.from_config({**config, **parts})
-
     def get_config(self) -> dict[str, Any]:
         ranges = {
             name: {argument: list(limits) for argument, limits in own.items()}

@@ -16,7 +16,7 @@ import platform
 import re
 import secrets
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from optuna.trial import FrozenTrial, TrialState
 from keras_adamfamily.tuning.trial import DIVERGED, FAILED, OK, PRUNED
 
 WORKER, RESULT = "worker", "result"
+DIRECTIONS = {"max": "maximize", "min": "minimize"}
 CURVE_POINTS = 10
 STATES = {
     OK: TrialState.COMPLETE,
@@ -56,11 +57,13 @@ class Storage:
     def __init__(self, url: str, study_name: str, direction: str):
         self.url = _checked(url)
         self.study_name = study_name
-        self.direction = {"max": "maximize", "min": "minimize"}[direction]
+        self.direction = DIRECTIONS[direction]
         self.worker = f"{platform.node()}-{os.getpid()}-{secrets.token_hex(3)}"
         try:
-            with _alone(self.url):
+            # Two processes that make Optuna's tables at once get in each other's way.
+            with _locks_of(self.url, "").exclusive():
                 self._optuna = _open(self.url)
+            self._locks = _locks_of(self.url, study_name)
         except ImportError as error:
             raise ModuleNotFoundError(
                 f"`storage` {self.public_url!r} needs a package that is not installed: "
@@ -72,10 +75,6 @@ class Storage:
                 f"`storage` {self.public_url!r} cannot be opened as a database of "
                 f"Optuna's: {type(error).__name__}: {str(error).splitlines()[0]}"
             ) from error
-        if self.url.get_backend_name() == "sqlite":
-            self._locks: _FileLocks | _AdvisoryLocks = _FileLocks(Path(self.url.database))
-        else:
-            self._locks = _AdvisoryLocks(self._optuna.engine, study_name)
         self._groups: dict[str, optuna.Study] = {}
 
     @property
@@ -209,6 +208,11 @@ def running(params: dict[str, Any], distributions: dict[str, Any]) -> FrozenTria
         )
 
 
+def by_epoch(curve: Iterable[float | None]) -> dict[int, float]:
+    """A curve as Optuna has it: the values by the epoch, counted from 1."""
+    return {epoch: value for epoch, value in enumerate(curve, 1) if value is not None}
+
+
 def _few(length: int) -> list[int]:
     """At most `CURVE_POINTS` indices, evenly spaced, the last one among them."""
     count = min(length, CURVE_POINTS)
@@ -247,17 +251,6 @@ def _open(url: sqlalchemy.URL) -> optuna.storages.RDBStorage:
     return storage
 
 
-@contextlib.contextmanager
-def _alone(url: sqlalchemy.URL) -> Iterator[None]:
-    """One process at a time: two that make Optuna's tables at once get in each other's way."""
-    if url.get_backend_name() == "sqlite":
-        locks: _FileLocks | _AdvisoryLocks = _FileLocks(Path(url.database))
-    else:
-        locks = _AdvisoryLocks(sqlalchemy.create_engine(url), "")
-    with locks.exclusive():
-        yield
-
-
 def _write_ahead(connection, _) -> None:
     """Commits that survive the death of the process, at a tenth of the cost."""
     connection.execute("PRAGMA journal_mode=WAL")
@@ -278,6 +271,13 @@ def quiet() -> Iterator[None]:
 
 
 # Locks. The system takes them back when their process dies, however it dies.
+
+
+def _locks_of(url: sqlalchemy.URL, study_name: str) -> _FileLocks | _AdvisoryLocks:
+    """The locks of a study; of an SQLite file, which is one study's, the same for any name."""
+    if url.get_backend_name() == "sqlite":
+        return _FileLocks(Path(url.database))
+    return _AdvisoryLocks(url, study_name)
 
 
 class _FileLocks:
@@ -322,8 +322,11 @@ class _FileLocks:
 class _AdvisoryLocks:
     """PostgreSQL's advisory locks, held by connections of this process."""
 
-    def __init__(self, engine: sqlalchemy.Engine, study_name: str):
-        self._engine = engine
+    def __init__(self, url: sqlalchemy.URL, study_name: str):
+        # Connections that are closed, not kept, when they are given back: their locks end then.
+        self._engine = sqlalchemy.create_engine(
+            url, poolclass=sqlalchemy.NullPool, isolation_level="AUTOCOMMIT"
+        )
         self._study = _key(f"study {study_name}")
         self._depth = 0
         self._connection: sqlalchemy.Connection | None = None
@@ -332,7 +335,7 @@ class _AdvisoryLocks:
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
         if self._depth == 0:
-            self._connection = self._connect()
+            self._connection = self._engine.connect()
             _call(self._connection, "pg_advisory_lock", self._study)
         self._depth += 1
         try:
@@ -344,23 +347,17 @@ class _AdvisoryLocks:
 
     def hold(self, worker: str) -> None:
         if self._own is None:
-            self._own = self._connect()
+            self._own = self._engine.connect()
             _call(self._own, "pg_advisory_lock", _key(worker))
 
     def is_held(self, worker: str) -> bool:
-        with self._connect() as connection:
+        with self._engine.connect() as connection:
             return not _call(connection, "pg_try_advisory_lock", _key(worker))
 
     def release(self) -> None:
         if self._own is not None:
             self._own.close()
             self._own = None
-
-    def _connect(self) -> sqlalchemy.Connection:
-        """A connection that is closed, not kept, when it is given back: its locks end with it."""
-        connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-        connection.detach()
-        return connection
 
 
 def _key(name: str) -> int:

@@ -206,11 +206,6 @@ class Study:
     def scoring(self) -> Scoring:
         return Scoring(self.trials, self.settings.direction)
 
-    def find(self, role: str, optimizer: str, number: int) -> TrialResult | None:
-        """A finished trial of this role and number, or `None`."""
-        trials = self.scoring.of(role, optimizer)
-        return next((trial for trial in trials if trial.number == number), None)
-
     def leaderboard(self) -> list[LeaderboardRow]:
         """One row per optimizer, best first."""
         return self.scoring.leaderboard(self.space.optimizers)

@@ -31,7 +31,7 @@ SEARCH, FINAL = "search", "final"
 
 @dataclasses.dataclass(frozen=True)
 class TrialResult:
-    """What is known of a finished trial; one line of `trials.jsonl`.
+    """What is known of a finished trial; the study's database has it as JSON.
 
     Attributes:
         optimizer: Name of the optimizer.

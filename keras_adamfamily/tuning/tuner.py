@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -126,21 +127,26 @@ class OptimizerTuner(keras_tuner.Tuner):
             stop: Asked before trials are begun; true ends the search.
         """
         while not stop():
-            trials = {}
-            for trial in self._ask():
-                trials[trial.trial_id] = trial
+            trials = self._ask()
             if not trials:
                 return
-            asked = [self._asked(trial) for trial in trials.values()]
+            asked = [self._asked(trial) for trial in trials]
             self._choose(training, asked)
-            yield from self._run(list(trials.values()), asked, training)
+            yield from self._run(trials, asked, training)
 
-    def train(self, training: Training, asked: Sequence[Asked], **halving: Any):
+    def train(
+        self,
+        training: Training,
+        asked: Sequence[Asked],
+        hopeless: Iterable[Callable[[int, dict[str, float]], bool] | None] = itertools.repeat(None),
+        **halving: Any,
+    ) -> Iterator[TrialResult]:
         """Trains given trials, together where that is the strategy, and yields their results.
 
         Args:
             training: The data and the settings.
             asked: What to train.
+            hopeless: For each trial `is_hopeless` of `Training.run`, if they are trained by `fit`.
             **halving: `rungs` and `survivors` of `Together.train`.
         """
         if not asked:
@@ -152,22 +158,15 @@ class OptimizerTuner(keras_tuner.Tuner):
                 return
             except Exception as error:
                 self.note(f"One by one, because together they failed: {one_line(error)}")
-        for trial in asked:
+        for trial, is_hopeless in zip(asked, hopeless, strict=False):
             self.say(f"{trial.optimizer}, one trial")
-            yield training.run(self.hypermodel, trial)
+            yield training.run(self.hypermodel, trial, is_hopeless)
 
     def _run(self, trials: list[Trial], asked: list[Asked], training: Training):
+        options: dict[str, Any] = {}
         if self._is_fit:
-            for trial, what in zip(trials, asked, strict=True):
-                self.say(f"{what.optimizer}, one trial")
-                result = training.run(
-                    self.hypermodel, what, self._is_hopeless(trial, training.epochs)
-                )
-                self._tell(trial, result)
-                yield result
-            return
-        options = {}
-        if self._remembers:
+            options = {"hopeless": [self._is_hopeless(t, training.epochs) for t in trials]}
+        elif self._remembers:
             ids = [trial.trial_id for trial in trials]
 
             def survivors(curves: Mapping[int, Sequence[float]]) -> list[int]:
@@ -175,10 +174,10 @@ class OptimizerTuner(keras_tuner.Tuner):
                 return [ids.index(trial_id) for trial_id in kept]
 
             options = {"rungs": self.oracle.rungs(training.epochs), "survivors": survivors}
-        results = list(self.train(training, asked, **options))
+        results = self.train(training, asked, **options)
         for trial, result in zip(trials, results, strict=True):
             self._tell(trial, result)
-        yield from results
+            yield result
 
     def _ask(self) -> list[Trial]:
         if self._remembers:
