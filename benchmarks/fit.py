@@ -8,6 +8,7 @@ counted.
 """
 
 import argparse
+import itertools
 import statistics
 import time
 from pathlib import Path
@@ -18,7 +19,7 @@ from keras import layers
 
 import keras_adamfamily as kaf
 from benchmarks.contenders import BACKEND, KERAS_FORM
-from benchmarks.step import machine, write
+from benchmarks.step import in_time, machine, write
 
 
 def mlp():
@@ -102,19 +103,15 @@ def measure(name, rule, rounds, batches=40):
 
 def run(models, rules, rounds, seconds):
     """The records of models by rules, printed as they come; none is started after `seconds`."""
-    start, records = time.perf_counter(), []
-    for rule in rules:
-        for name in models:
-            if time.perf_counter() - start > seconds:
-                print(f"out of time: {name} {rule} left out (--seconds)")
-                continue
-            r = measure(name, rule, rounds)
-            records.append(r)
-            print(
-                f"{name:12s}{rule:8s}ours {r['ours_ms']:8.2f} ms  Keras {r['keras_ms']:8.2f} ms  "
-                f"ratio {r['ratio']:.2f} ({r['quartiles'][0]:.2f}-{r['quartiles'][1]:.2f})",
-                flush=True,
-            )
+    records = []
+    for rule, name in in_time(itertools.product(rules, models), seconds):
+        r = measure(name, rule, rounds)
+        records.append(r)
+        print(
+            f"{name:12s}{rule:8s}ours {r['ours_ms']:8.2f} ms  Keras {r['keras_ms']:8.2f} ms  "
+            f"ratio {r['ratio']:.2f} ({r['quartiles'][0]:.2f}-{r['quartiles'][1]:.2f})",
+            flush=True,
+        )
     return records
 
 

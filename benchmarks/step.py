@@ -8,6 +8,7 @@ the quartiles. The first step's time is mostly tracing and compiling. See `bench
 """
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -227,16 +228,22 @@ def _processor():
 
 def run(cases, shapes, rounds, seconds):
     """The records of cases by shapes, printed as they come; no case is started after `seconds`."""
-    start, records = time.perf_counter(), []
-    for case in cases:
-        for shape in shapes:
-            if time.perf_counter() - start > seconds:
-                print(f"out of time: {shape} {case} left out (--seconds)")
-                continue
-            new = measure(case, shape, rounds)
-            records += new
-            print(*table(new), sep="\n", flush=True)
+    records = []
+    for case, shape in in_time(itertools.product(cases, shapes), seconds):
+        new = measure(case, shape, rounds)
+        records += new
+        print(*table(new), sep="\n", flush=True)
     return records
+
+
+def in_time(pairs, seconds):
+    """What comes first of `pairs`, until `seconds` have passed; what is left out is said."""
+    start = time.perf_counter()
+    for pair in pairs:
+        if time.perf_counter() - start > seconds:
+            print(f"out of time: {' '.join(reversed(pair))} left out (--seconds)")
+        else:
+            yield pair
 
 
 def write(folder, name, drawn, **results):

@@ -20,25 +20,11 @@ import keras_adamfamily as kaf
 from keras_adamfamily import cli, regret, tuning
 from keras_adamfamily.cli import common
 from keras_adamfamily.tuning import leaderboard
+from tests.helpers import TINY
 
 ROOT = Path(__file__).resolve().parent.parent
 
-TINY = """
-import keras
-import numpy as np
-
-def build_model():
-    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(3)])
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(loss=loss, metrics=["accuracy"])
-    return model
-
-def load_data():
-    random = np.random.default_rng(0)
-    x, y = random.normal(size=(96, 3)).astype("float32"), np.arange(96) % 3
-    x[:, 0] += y
-    return (x[:64], y[:64]), (x[64:], y[64:])
-
+MODULE = f"""{TINY}
 def broken_model():
     raise ValueError("a layer is\\nmissing")
 
@@ -55,7 +41,7 @@ number = 3
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A current folder with the module `tiny` in it."""
-    (tmp_path / "tiny.py").write_text(TINY)
+    (tmp_path / "tiny.py").write_text(MODULE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.delitem(sys.modules, "tiny", raising=False)
@@ -187,7 +173,7 @@ def test_export_does_not_write_over_a_database(studies, folder, monkeypatch, cap
     code, _, err = run(monkeypatch, capsys, *arguments)
     assert code == 2
     assert "'tiny.py' is there already" in err and err.count("\n") == 1
-    assert (folder / "tiny.py").read_text() == TINY
+    assert (folder / "tiny.py").read_text() == MODULE
 
 
 def test_export_names_the_package_that_is_missing(studies, monkeypatch, capsys):

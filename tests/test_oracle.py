@@ -19,16 +19,10 @@ import keras_tuner
 import optuna
 
 from keras_adamfamily import tuning
+from tests.test_tuning import blobs
 
 ROOT = Path(__file__).resolve().parent.parent
 LENGTH = {"dataset_size": 64, "epochs": 2, "batch_size": 16}
-
-
-def blobs(seed=0, examples=64):
-    random = np.random.default_rng(seed)
-    y = np.arange(examples) % 3
-    x = np.eye(3)[y] + random.normal(scale=0.5, size=(examples, 3))
-    return x.astype("float32"), y
 
 
 def build_model(hp=None):

@@ -12,24 +12,15 @@ import optuna
 
 import keras_adamfamily as kaf
 from keras_adamfamily import tuning
+from tests import test_tuning
 from tests.test_tuning import QUIET, blobs, build_model, copy_of, forget, what_matters
 
 BACKEND = keras.config.backend()
 STRATEGIES = ["fit", *(["map"] if BACKEND == "jax" else [])]
 
 
-def tune(directory, build=build_model, data=None, **changes):
-    settings = {
-        "optimizers": ("AdamW", "SGDW"),
-        "max_trials": 4,
-        "epochs": 2,
-        "batch_size": 16,
-        "finalist_seeds": 0,
-        "objective": "val_loss",
-        "console": QUIET,
-    }
-    train, validation = data or (blobs(0), blobs(1))
-    return tuning.tune(build, train, validation, directory=directory, **{**settings, **changes})
+def tune(directory, build=build_model, **changes):
+    return test_tuning.tune(directory, build, **{"finalist_seeds": 0, **changes})
 
 
 def test_a_time_that_is_up_ends_the_search_when_all_have_had_the_same(tmp_path):

@@ -25,26 +25,10 @@ pytest.importorskip("typer")
 pytest.importorskip("keras_tuner")
 
 from keras_adamfamily import tuning
-from keras_adamfamily.tuning.storage import Storage
+from keras_adamfamily.tuning.storage import Storage, running
+from tests.helpers import TINY
 
 ROOT = Path(__file__).resolve().parent.parent
-
-TINY = """
-import keras
-import numpy as np
-
-def build_model():
-    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(3)])
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(loss=loss, metrics=["accuracy"])
-    return model
-
-def load_data():
-    random = np.random.default_rng(0)
-    x, y = random.normal(size=(96, 3)).astype("float32"), np.arange(96) % 3
-    x[:, 0] += y
-    return (x[:64], y[:64]), (x[64:], y[64:])
-"""
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +119,10 @@ def test_a_database_is_made_once_by_those_that_open_it_at_once(tmp_path):
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(open_and_close, range(8)))  # raises what one of them raised
+    storage = Storage(f"sqlite:///{tmp_path / 'study.db'}", "shared", "min")
+    assert storage.names() == []
+    assert len(storage.claim("a", 2, lambda trials, limit: [running({}, {})] * limit)) == 2
+    storage.close()
 
 
 def test_two_processes_share_the_work(folder):

@@ -43,7 +43,7 @@ def build_model():
     return model
 
 
-def tune(directory, build=build_model, **changes):
+def tune(directory, build=build_model, data=None, **changes):
     settings = {
         "optimizers": ("AdamW", "SGDW"),
         "max_trials": 4,
@@ -53,7 +53,8 @@ def tune(directory, build=build_model, **changes):
         "objective": "val_loss",
         "console": QUIET,
     }
-    return tuning.tune(build, blobs(0), blobs(1), directory=directory, **{**settings, **changes})
+    train, validation = data or (blobs(0), blobs(1))
+    return tuning.tune(build, train, validation, directory=directory, **{**settings, **changes})
 
 
 def what_matters(study):
