@@ -334,7 +334,10 @@ def gpu(given):
 
 @part
 def quality(given):
-    """Median best validation loss over seeds, digits with 20 % of the labels wrong."""
+    """Median best validation loss over seeds, digits with 20 % of the labels wrong.
+
+    For each seed the four searches train networks from the same random seed.
+    """
     import keras_tuner
     import optuna
     from rich.console import Console
@@ -350,9 +353,9 @@ def quality(given):
     train = x, np.where(wrong, np.random.default_rng(1).integers(0, 10, len(y)), y)
     space = tuning.SearchSpace(names)
     length = {"batch_size": BATCH, "dataset_size": len(y), "epochs": EPOCHS}
-    groups = {}
+    groups, network_seed = {}, {}
 
-    def loss(name, chosen):
+    def loss(name, chosen, seed):
         """One trial, in a population of one lane that is compiled once for each optimizer."""
         lane = {argument: [value] for argument, value in chosen.items()}
         if name not in groups:
@@ -362,10 +365,10 @@ def quality(given):
                 train,
                 validation,
                 hyperparameters=lane,
-                seeds=[0],
+                seeds=[network_seed[seed]],
                 batch_size=BATCH,
             )
-        groups[name].restart(lane, [0])
+        groups[name].restart(lane, [network_seed[seed]])
         return float(np.nan_to_num(groups[name].train(EPOCHS)["val_loss"][0, -1], nan=1e3))
 
     def with_kerastuner(kind, seed):
@@ -377,7 +380,7 @@ def quality(given):
             oracle._set_project_dir(folder, "quality")
             for _ in range(TRIALS):
                 trial = oracle.create_trial("one")
-                found.append(loss(*space.sample(trial.hyperparameters)))
+                found.append(loss(*space.sample(trial.hyperparameters), seed))
                 oracle.update_trial(trial.trial_id, {"val_loss": found[-1]})
                 trial.status = "COMPLETED"
                 oracle.end_trial(trial)
@@ -391,7 +394,7 @@ def quality(given):
                 a: trial.suggest_float(f"{name}/{a}", low, high, log=True)
                 for a, (low, high) in ranges
             }
-            return loss(name, chosen)
+            return loss(name, chosen, seed)
 
         study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed))
         study.optimize(objective, TRIALS)
@@ -413,6 +416,7 @@ def quality(given):
                 seed=seed,
                 console=Console(quiet=True),
             )
+            network_seed[seed] = study.trials[0].seed
             return [1e3 if r.score is None else r.score for r in study.trials if r.role == "search"]
 
     oracles = keras_tuner.oracles
@@ -424,19 +428,30 @@ def quality(given):
         "KerasTuner random": lambda seed: with_kerastuner(oracles.RandomSearchOracle, seed),
         "Optuna TPE": with_optuna,
     }
-    curves = {
-        name: np.median([np.minimum.accumulate(run(seed)) for seed in range(given.seeds)], axis=0)
-        for name, run in contenders.items()
-    }
-    target = curves["KerasTuner random"][-1]
+    curves = {name: [] for name in contenders}
+    for seed in range(given.seeds):
+        for name, search in contenders.items():
+            start = time.perf_counter()
+            curves[name].append(np.minimum.accumulate(search(seed)))
+            print(
+                f"seed {seed}, {name}: {curves[name][-1][-1]:.4f} "
+                f"({time.perf_counter() - start:.0f} s)",
+                file=sys.stderr,
+                flush=True,
+            )
+    median = {name: np.median(of, axis=0) for name, of in curves.items()}
+    reached = median["KerasTuner random"][-1]
     return {
         name: {
-            "best": float(curve[-1]),
-            "trials_to_random": int(np.argmax(curve <= target)) + 1
-            if (curve <= target).any()
+            "best": float(median[name][-1]),
+            "quartiles": np.quantile([curve[-1] for curve in of], (0.25, 0.75)).tolist(),
+            "trials_to_random": int(np.argmax(median[name] <= reached)) + 1
+            if (median[name] <= reached).any()
             else None,
+            "best_by_seed": [float(curve[-1]) for curve in of],
+            "median_curve": median[name].tolist(),
         }
-        for name, curve in curves.items()
+        for name, of in curves.items()
     }
 
 
