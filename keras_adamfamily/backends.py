@@ -41,6 +41,7 @@ __all__ = [
     "colocated",
     "cos",
     "densify",
+    "in_turn",
     "is_sparse",
     "maximum",
     "merge_rows",
@@ -62,6 +63,14 @@ def cast(tensor, dtype: str):
 def view(tensor, dtype: str):
     """`ops.view` with a type of the same size, also where TensorFlow does not know the shape."""
     return tf.bitcast(tensor, dtype) if BACKEND == "tensorflow" else ops.view(tensor, dtype)
+
+
+def in_turn(first, second):
+    """Both, for a program in which what needs the second comes after what makes the first.
+
+    XLA on a CPU may else copy an array that is updated in place, to read the old one later.
+    """
+    return jax.lax.optimization_barrier((first, second)) if BACKEND == "jax" else (first, second)
 
 
 def on_each_device(update, grads, variables) -> None:

@@ -440,8 +440,7 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         else:
             update = programs.traced_once(self) if programs else self._decayed_update
             for index, (g, w, s, c, fraction) in zip(indices, inputs, strict=True):
-                step, state = update(g, w, s, c, fraction)
-                self._assign(index, w, step, state)
+                self._assign(index, *update(g, w, s, c, fraction))
         for name, value in new_scalars.items():
             self.assign(self._scalar_state[name], value)
 
@@ -480,23 +479,31 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         return g, w, SimpleNamespace(**state, **self._traits[index]), c, fraction
 
     def _decayed_update(self, g, w, s, c, fraction) -> tuple:
-        """The rule with its decay: the step, and new state that shares no memory with the old."""
+        """The rule with its decay: the new weights, or a sparse step to subtract, and new state.
+
+        The new state shares no memory with the old.
+        """
         step, state = self.update(g, w, s, c)
         if fraction is not None:
             step = step + fraction * w
+        new = step if backends.is_sparse(step) else w - step
         if c.salt is not None:
-            state = {k: self._rounded(k, x, w, s, c) for k, x in state.items()}
+            state = self._rounded(state, new, w, s, c)
         inputs = [w, *vars(s).values()]
         state = {k: ops.copy(x) if any(x is i for i in inputs) else x for k, x in state.items()}
-        return step, state
+        return new, state
 
-    def _rounded(self, name, value, w, s, c):
+    def _rounded(self, state, new, w, s, c) -> dict:
         """New state as bfloat16 holds it, if of the variable's shape; each slot on its own."""
-        if isinstance(value, Added):
-            value = getattr(s, name) + backends.densify(value.increment)
-        if tuple(value.shape) != tuple(w.shape):
-            return value
-        return round_to_bfloat16(value, w, c.salt + list(self.slots).index(name))
+        key, salt = (w, c.salt) if backends.is_sparse(new) else backends.in_turn(new, c.salt)
+        rounded = {}
+        for name, value in state.items():
+            if isinstance(value, Added):
+                value = getattr(s, name) + backends.densify(value.increment)
+            if tuple(value.shape) == tuple(w.shape):
+                value = round_to_bfloat16(value, key, salt + list(self.slots).index(name))
+            rounded[name] = value
+        return rounded
 
     def _survey(self, inputs, contexts) -> dict[str, Any]:
         """Runs the first pass of a rule that has one; returns the new model-wide state."""
@@ -506,20 +513,18 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
             vars(c).update({name: backends.cast(value, dtype) for name, value in found.items()})
         return new_scalars
 
-    def _assign(self, index, w, step, state) -> None:
+    def _assign(self, index, new, state) -> None:
         variable = self._trainable_variables[index]
-        if not backends.is_sparse(step):
-            new = ops.cast(w - step, variable.dtype)
         for name, value in state.items():
             slot = self._states[index][name]
             if isinstance(value, Added):
                 self.assign_add(slot, value.increment)
             else:
                 self.assign(slot, value)
-        if backends.is_sparse(step):
-            self.assign_sub(variable, step)
+        if backends.is_sparse(new):
+            self.assign_sub(variable, new)
         else:
-            self.assign(variable, new)
+            self.assign(variable, ops.cast(new, variable.dtype))
 
     def _update_averages(self) -> None:
         """Advances the weights' moving average; the first average is the first iterate."""

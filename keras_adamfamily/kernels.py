@@ -168,8 +168,7 @@ def _update(tensors, optimizer, names, traits, c, fraction, inside) -> None:
     s = State(traits, names, [slot.to(g.dtype) for slot in slots])
     if fraction is not None and inside:
         g, fraction = g + fraction * w, None
-    step, state = optimizer._decayed_update(g, w, s, c, fraction)
-    new = w - step
+    new, state = optimizer._decayed_update(g, w, s, c, fraction)
     for name, slot in zip(names, slots, strict=True):
         if name in state:
             value = state[name]

@@ -63,15 +63,15 @@ def hashed(x):
     return _upper(x) ^ x
 
 
-def round_to_bfloat16(x, w, salt):
+def round_to_bfloat16(x, key, salt):
     """Float32 rounded to a neighbour that bfloat16 holds, up or down at random: right on average.
 
     The chance is the distance, so that the expectation is `x`. The bits come from a hash of `x`,
-    the weight `w` and the int32 `salt` of the step: they don't depend on how variables are joined,
-    cut or placed, and need no memory.
+    the float32 `key` of each element, and the int32 `salt` of the step: they don't depend on how
+    variables are joined, cut or placed, and need no memory.
     """
-    x, w = backends.view(x, "int32"), backends.view(w, "int32")
-    noise = hashed(x ^ hashed(w ^ salt)) & 0xFFFF
+    x, key = backends.view(x, "int32"), backends.view(key, "int32")
+    noise = hashed(x ^ hashed(key ^ salt)) & 0xFFFF
     return backends.view((x + noise) & -0x10000, "float32")
 
 

@@ -62,9 +62,9 @@ def traced_once(optimizer):
         if kind not in traced:
 
             def rule(g, w, slots):
-                step, state = plain(g, w, SimpleNamespace(**slots, **traits), c, fraction)
+                new, state = plain(g, w, SimpleNamespace(**slots, **traits), c, fraction)
                 added = {k: slots[k] + x.increment for k, x in state.items() if _is_added(x)}
-                return step, state | added
+                return new, state | added
 
             spec = tf.TensorSpec([None] * len(w.shape), c.dtype)
             signature = [spec, spec, dict.fromkeys(slots, spec)]
