@@ -366,12 +366,17 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         totals = [self._accumulated_gradients[i] for i in indices]
 
         def step():
+            if _in_place():
+                return self._step(kernels.means(totals, grads, count), indices)
             means = [ops.add(total, g) / count for total, g in zip(totals, grads, strict=True)]
             self._step(means, indices)
 
         def reset():
             for total in totals:
-                self.assign(total, ops.zeros(total.shape, total.dtype))
+                if _in_place():
+                    total.value.data.zero_()
+                else:
+                    self.assign(total, ops.zeros(total.shape, total.dtype))
 
         def accumulate():
             for total, g in zip(totals, grads, strict=True):
@@ -400,19 +405,24 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
             self._clip_and_update(grads, indices, rate)
 
     def _clip_and_update(self, grads, indices, rate) -> None:
-        self._update_variables(self._clip_gradients(grads), indices, rate)
+        bounds, factors = (self.clipnorm, self.global_clipnorm), None
+        if any(bounds) and _in_place() and not self._has_survey:
+            factors = kernels.clipping_factors(grads, *bounds)
+        else:
+            grads = self._clip_gradients(grads)
+        self._update_variables(grads, indices, rate, factors)
         if self.use_ema:
             self._update_averages()
 
     def _clip_gradients(self, grads) -> list:
         bounds = self.clipnorm, self.clipvalue, self.global_clipnorm
-        if kernels is None or not any(bounds) or not kernels.available():
-            return super()._clip_gradients(grads)
-        return kernels.clip(grads, *bounds)
+        if any(bounds) and _in_place():
+            return kernels.clip(grads, *bounds)
+        return super()._clip_gradients(grads)
 
     def assign_add(self, variable, value) -> None:
         """Adds to a variable; in place on PyTorch, where Keras makes a sum and copies it."""
-        if kernels is not None and kernels.available():
+        if _in_place():
             variable.value.data.add_(value)
         else:
             super().assign_add(variable, value)
@@ -422,21 +432,23 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         index = self._get_variable_index(variable)
         self._update_variables([self._gradient(gradient, index)], [index], learning_rate)
 
-    def _update_variables(self, grads, indices, learning_rate) -> None:
+    @property
+    def _has_survey(self) -> bool:
+        return type(self).survey is not FamilyOptimizer.survey
+
+    def _update_variables(self, grads, indices, learning_rate, factors=None) -> None:
         decay = as_weight_decay(self._weight_decay)
         dtypes = sorted({self._compute_dtypes[i] for i in indices})
         contexts = {dtype: self._context(dtype, learning_rate, decay) for dtype in dtypes}
-        in_place = self._kernels is not None and kernels.available()
-        has_survey = type(self).survey is not FamilyOptimizer.survey
         inputs = []
-        if has_survey or not in_place:
+        if self._has_survey or not _in_place():
             inputs = [
                 self._inputs(g, index, contexts[self._compute_dtypes[index]], decay)
                 for g, index in zip(grads, indices, strict=True)
             ]
-        new_scalars = self._survey(inputs, contexts) if has_survey else {}
-        if in_place:
-            self._kernels.step(grads, indices, contexts, decay)
+        new_scalars = self._survey(inputs, contexts) if self._has_survey else {}
+        if _in_place():
+            self._kernels.step(grads, indices, contexts, decay, factors)
         else:
             update = programs.traced_once(self) if programs else self._decayed_update
             for index, (g, w, s, c, fraction) in zip(indices, inputs, strict=True):
@@ -540,7 +552,7 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
             if average is None:
                 continue
             w = backends.cast(variable, average.dtype)
-            if kernels is not None and kernels.available():
+            if _in_place():
                 new = average.value.lerp_(w, backends.cast(weight, average.dtype))
             else:
                 old = ops.convert_to_tensor(average)
@@ -808,6 +820,11 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
                 "To load the weights of a model alone, compile it afterwards."
             )
         super().load_own_variables(store)
+
+
+def _in_place() -> bool:
+    """Whether PyTorch's kernels update the variables in place."""
+    return kernels is not None and kernels.available()
 
 
 def without_loss_scaling(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:

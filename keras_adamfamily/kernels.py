@@ -36,11 +36,24 @@ def available() -> bool:
     return not torch.compiler.is_compiling() and not in_stateless_scope()
 
 
+def means(totals, grads, count) -> list:
+    """The means of what was accumulated and the last gradients, in the place of the former."""
+    sums = [total.value.data for total in totals]
+    torch._foreach_add_(sums, grads)
+    torch._foreach_div_(sums, count)
+    return sums
+
+
 def clip(grads, clipnorm, clipvalue, global_clipnorm) -> list:
     """Keras's clipping, in one pass that reads, and another over what is beyond the bound."""
     grads = [torch.as_tensor(g) for g in grads]  # Keras takes arrays too
     if clipvalue:
         return [g.clamp(-clipvalue, clipvalue) for g in grads]
+    return _scaled(grads, clipping_factors(grads, clipnorm, global_clipnorm))
+
+
+def clipping_factors(grads, clipnorm, global_clipnorm) -> list:
+    """What to multiply the gradients by, to clip them as Keras does: scalars, None for 1."""
     norms = torch.stack(torch._foreach_norm(grads))
     if global_clipnorm:
         norms = torch.linalg.vector_norm(norms).expand(len(grads))
@@ -48,8 +61,8 @@ def clip(grads, clipnorm, clipvalue, global_clipnorm) -> list:
     bound = clipnorm or global_clipnorm
     factors = bound / norms.clamp_min(bound)
     if factors.device.type != "cpu":  # where looking at them would wait for the device
-        return torch._foreach_mul(grads, factors.unbind())
-    return [g if f == 1.0 else g * f for g, f in zip(grads, factors.tolist(), strict=True)]
+        return list(factors.unbind())
+    return [None if f == 1.0 else f for f in factors.tolist()]
 
 
 class Kernels:
@@ -63,28 +76,31 @@ class Kernels:
         self._is_elementwise = getattr(optimizer.update, "elementwise", False)
         self._grouped = functools.cache(self._group)
 
-    def step(self, grads, indices, contexts, decay) -> None:
-        """Updates the variables of `indices`, and their state."""
+    def step(self, grads, indices, contexts, decay, factors=None) -> None:
+        """Updates the variables of `indices`, and their state, by the gradients times `factors`."""
         if torch.is_grad_enabled():
             with torch.no_grad():
-                return self.step(grads, indices, contexts, decay)
+                return self.step(grads, indices, contexts, decay, factors)
         o = self.optimizer
         for (dtype, decays, _), (positions, units) in self._grouped(tuple(indices)).items():
             c = contexts[dtype]
             fraction = c.decay if decays else None
             inside = c.decay is not None and decay.inside_gradient
             gs = [grads[i].contiguous() for i in positions]
+            fs = [factors and factors[i] for i in positions]
             states = [o._states[indices[i]] for i in positions]
             weights = [o._trainable_variables[indices[i]]._value for i in positions]
             state = {name: [s[name]._value for s in states] for name in states[0]}
-            if self.fused and self.fused(gs, weights, state, c, fraction, inside):
+            if self.fused and all(
+                self.fused(*part, c, fraction, inside) for part in _parts(gs, fs, weights, state)
+            ):
                 continue
             if c.decay is not None and self.program:  # one program for all that it may be
                 fraction = torch.as_tensor(c.decay if decays else 0.0, dtype=gs[0].dtype)
             for unit in units:
                 columns = [gs[unit], weights[unit], *(slots[unit] for slots in state.values())]
                 traits = o._traits[indices[positions[unit.start]]]
-                self._unit(columns, tuple(state), traits, c, fraction, inside)
+                self._unit(columns, fs[unit], tuple(state), traits, c, fraction, inside)
 
     def _group(self, indices):
         """Variables of one kind: their positions in `indices`, and slices of these to join."""
@@ -116,17 +132,18 @@ class Kernels:
         flat = full and _is_plain(o._traits[index]) and self._is_elementwise
         return math.prod(shape) if flat else math.inf
 
-    def _unit(self, columns, names, *scalars) -> None:
+    def _unit(self, columns, factors, names, *scalars) -> None:
         """Updates one variable, or several joined into one. Columns: gradients, weights, slots."""
         if len(columns[0]) == 1:
-            self._run([column[0] for column in columns], names, *scalars)
+            self._run([column[0] for column in columns], factors[0], names, *scalars)
             return
+        columns[0] = _scaled(columns[0], factors)
         joined = [torch._utils._flatten_dense_tensors(column) for column in columns]
-        self._run(joined, names, *scalars)
+        self._run(joined, None, names, *scalars)
         for column, new in zip(columns[1:], joined[1:], strict=True):
             torch._foreach_copy_(column, torch._utils._unflatten_dense_tensors(new, column))
 
-    def _run(self, tensors, names, traits, c, fraction, inside) -> None:
+    def _run(self, tensors, factor, names, traits, c, fraction, inside) -> None:
         flat = self._is_elementwise and _is_plain(traits) and len({x.shape for x in tensors}) == 1
         # `data` is no view in PyTorch's books, whose base a program would be bound to.
         tensors = [x.view(-1).data if flat else x.data for x in tensors]
@@ -134,16 +151,49 @@ class Kernels:
         known = {name: value for name, value in traits.items() if name != "decays"}
         rest = (self.optimizer, names, known, c, fraction, inside)
         if self.program and (flat or tensors[0].numel() > SMALL):
+            scale = factor
+            if any((self.optimizer.clipnorm, self.optimizer.global_clipnorm)):  # one program
+                scale = torch.as_tensor(1.0 if factor is None else factor, dtype=tensors[0].dtype)
             try:
-                return self.program(tensors, *rest)
+                return self.program(tensors, scale, *rest)
             except Exception as error:  # of TorchDynamo, of TorchInductor, of the C compiler
                 self.program = None
                 _tell(f"{error!r:.300}")
         if flat and tensors[0].device.type == "cpu":
             for piece in zip(*(x.split(PIECE) for x in tensors), strict=True):
-                _update(piece, *rest)
+                _update(piece, factor, *rest)
         else:
-            _update(tensors, *rest)
+            _update(tensors, factor, *rest)
+
+
+def _scaled(grads, factors) -> list:
+    return [g if f is None else g * f for g, f in zip(grads, factors, strict=True)]
+
+
+def _parts(grads, factors, weights, state):
+    """What the fused kernels are called with: whole variables where the gradients stay as they are.
+
+    Those that are scaled come in pieces whose new gradients do not leave the cache. On a GPU all
+    are scaled at once.
+    """
+    on_cpu = grads[0].device.type == "cpu"
+    cut = [
+        k
+        for k, (g, factor) in enumerate(zip(grads, factors, strict=True))
+        if on_cpu and factor is not None and g.numel() > PIECE
+    ]
+    whole = [k for k in range(len(grads)) if k not in cut]
+
+    def of(column):
+        return [column[k] for k in whole]
+
+    if whole:
+        slots = {name: of(column) for name, column in state.items()}
+        yield _scaled(of(grads), of(factors)), of(weights), slots
+    for k in cut:
+        columns = [grads[k], weights[k], *(column[k] for column in state.values())]
+        for g, w, *slots in zip(*(x.data.view(-1).split(PIECE) for x in columns), strict=True):
+            yield [g * factors[k]], [w], {n: [s] for n, s in zip(state, slots, strict=True)}
 
 
 class State:
@@ -161,9 +211,10 @@ def _is_plain(traits) -> bool:
     return traits.keys() == {"decays"}
 
 
-def _update(tensors, optimizer, names, traits, c, fraction, inside) -> None:
-    """The rule on one piece, in place."""
+def _update(tensors, factor, optimizer, names, traits, c, fraction, inside) -> None:
+    """The rule on one piece, in place, by the gradient times a factor."""
     g, weights, *slots = tensors
+    g = g if factor is None else g * factor
     w = weights.to(g.dtype)
     s = State(traits, names, [slot.to(g.dtype) for slot in slots])
     if fraction is not None and inside:

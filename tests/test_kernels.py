@@ -167,6 +167,41 @@ def test_clipping_is_keras_clipping_and_leaves_the_gradients(bound, largest, pla
         assert torch.equal(g, torch.tensor(x))
 
 
+@pytest.mark.parametrize("name", ["AdamW", "AMSGrad", "SGD, momentum", "Nadam", "SWATS"])
+@pytest.mark.parametrize("bound", ["clipnorm", "global_clipnorm"])
+def test_what_is_clipped_on_the_way_is_what_is_clipped_before(name, bound, monkeypatch):
+    """Small and large variables, in pieces that do not divide the size; two steps."""
+    monkeypatch.setattr(kernels, "PIECE", 1000)
+    shapes = [(7,), (2, 3), (3001,), (50, 50)]
+    random = np.random.RandomState(0)
+    start, *gradients = ([random.randn(*shape) for shape in shapes] for _ in range(3))
+    gradients[1][2] /= 1e3  # which clipnorm leaves alone
+    arguments = {**FUSED, **NOT_FUSED}.get(name, {})
+    clipping = make(name, **arguments, **{bound: 1.0})
+
+    def clipped(grads):
+        return [g.numpy() for g in clipping._clip_gradients([torch.from_numpy(g) for g in grads])]
+
+    gradients = [[g.astype("float32") for g in grads] for grads in gradients]
+    before = trajectory(make(name, **arguments), start, [clipped(grads) for grads in gradients])
+    assert largest_difference(trajectory(clipping, start, gradients), before) == 0.0
+
+
+def test_accumulation_in_place_is_the_mean(plainly):
+    """Also with what is in the way of a fused kernel, and the totals are zero afterwards."""
+    start, gradients = random_problem(steps=6)
+
+    def run(name):
+        optimizer = make(name, gradient_accumulation_steps=3)
+        weights = trajectory(optimizer, start, gradients)
+        totals = [total.value for total in optimizer._accumulated_gradients]
+        assert all(torch.equal(total, torch.zeros_like(total)) for total in totals)
+        return weights
+
+    for name in ("AdamW", "Nadam", "SWATS"):
+        assert largest_difference(run(name), plainly(lambda name=name: run(name))) < 1e-6
+
+
 def test_gradients_of_any_layout(plainly):
     def run():
         (variable,) = variables_of([np.arange(6.0).reshape(2, 3)], "float32")
@@ -196,9 +231,9 @@ class Direction(kaf.FamilyOptimizer):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*kaf.names(), "Direction"])
+@pytest.mark.parametrize("name", [*kaf.names(), "Nadam, clipped", "Direction"])
 def test_the_compiled_rule(name, plainly, monkeypatch):
-    """One program, for variables of any shape, decayed or not, at any rate."""
+    """One program, for variables of any shape, decayed or not, clipped or not, at any rate."""
     monkeypatch.setattr(kernels, "_fused_kernel", lambda optimizer: None)
     monkeypatch.setattr(kernels, "COMPILE_FROM", 0)
     monkeypatch.setattr(kernels, "SMALL", 8 if name != "Direction" else 0)
@@ -209,12 +244,13 @@ def test_the_compiled_rule(name, plainly, monkeypatch):
     compiled = []
     torch._dynamo.reset()
     torch._dynamo.callback_handler.register_start_callback(compiled.append)
-    cls = Direction if name == "Direction" else kaf.get(name).__class__
+    cls = Direction if name == "Direction" else kaf.get(name.split(",")[0]).__class__
+    bound = {"clipnorm": 6.0} if "clipped" in name else {}
 
     def run():
         schedule = kaf.WarmupCosine(0.1, total_steps=4, warmup_steps=2)
         decay = {"weight_decay": kaf.Decoupled(0.01), "weight_decay_exclude": ["w1"]}
-        return trajectory(cls(schedule, **decay), start, gradients)
+        return trajectory(cls(schedule, **decay, **bound), start, gradients)
 
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="torch.compile failed")
