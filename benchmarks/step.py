@@ -20,41 +20,27 @@ from pathlib import Path
 import keras
 
 import keras_adamfamily as kaf
-from benchmarks.contenders import BACKEND, contenders
+from benchmarks.contenders import BACKEND, KERAS_FORM, contenders
 from benchmarks.floor import mover
 from benchmarks.shapes import SHAPES
 
-#: Label: our class, and Keras's common arguments around it.
-CASES = {
-    "AdamW": ("AdamW", {}),
-    "Adam": ("Adam", {}),
-    "AMSGrad": ("AMSGrad", {}),
-    "SGD": ("SGD", {}),
-    "Nadam": ("Nadam", {}),
-    "Adagrad": ("Adagrad", {}),
-    "RMSprop": ("RMSprop", {}),
-    "Adadelta": ("Adadelta", {}),
-    "Adamax": ("Adamax", {}),
-    "NAdamW": ("NAdamW", {}),
-    "SGDW": ("SGDW", {}),
-    "AdamNC": ("AdamNC", {}),
-    "AdamW+ema": ("AdamW", {"use_ema": True}),
-    "AdamW+clipnorm": ("AdamW", {"clipnorm": 1.0}),
-    "AdamW+globalclip": ("AdamW", {"global_clipnorm": 1.0}),
-    "AdamW+bfloat16": ("AdamW", {"state_dtype": "bfloat16"}),
-    "Adam+accumulate4": ("Adam", {"gradient_accumulation_steps": 4}),
+AROUND = {
+    "ema": {"use_ema": True},
+    "clipnorm": {"clipnorm": 1.0},
+    "globalclip": {"global_clipnorm": 1.0},
+    "bfloat16": {"state_dtype": "bfloat16"},
+    "accumulate4": {"gradient_accumulation_steps": 4},
 }
+#: Label: our class, and Keras's common arguments around it.
+CASES = {name: (name, {}) for name in kaf.names()} | {
+    f"{rule}+{around}": (rule, arguments)
+    for rule in ("AdamW", "Nadam")
+    for around, arguments in AROUND.items()
+}
+#: What is measured by default: AdamW and Keras's arguments on all shapes, the other rules on two.
 DEFAULT = [
-    "AdamW",
-    "Adam+accumulate4",
-    "Nadam",
-    "AMSGrad",
-    "AdamW+globalclip",
-    "AdamW+clipnorm",
-    "AdamW+ema",
-    "AdamW+bfloat16",
-    "RMSprop",
-    "SGD",
+    *itertools.product([case for case in CASES if case.startswith("AdamW")], SHAPES),
+    *itertools.product([name for name in kaf.names() if name != "AdamW"], ("resnet50", "mlp")),
 ]
 
 
@@ -65,7 +51,7 @@ def streams(case):
     over four batches is about that of one plain step.
     """
     rule, around = CASES[case]
-    slots = len(getattr(kaf, rule)(**({"momentum": 0.9} if rule == "SGD" else {})).slots)
+    slots = len(getattr(kaf, rule)(**KERAS_FORM.get(rule, {})).slots)
     if "state_dtype" in around:
         slots //= 2
     reads, writes = 2 + slots, 1 + slots
@@ -171,37 +157,46 @@ def table(records):
 
 
 def draw(records, path):
-    """Bars of the ratio to the floor, one panel for each shape."""
+    """A panel for each shape, a line for each case, a point for each contender."""
     import matplotlib
 
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
 
-    shapes = list(dict.fromkeys(r["shape"] for r in records))
+    cases = {}
+    for r in records:
+        cases.setdefault(r["shape"], {}).setdefault(r["case"], []).append(r)
     contenders = list(dict.fromkeys(r["contender"] for r in records))
-    cases = list(dict.fromkeys(r["case"] for r in records))
-    width = 0.8 / len(contenders)
     figure, panels = plt.subplots(
-        len(shapes),
-        figsize=(max(9, 1.4 * len(cases)), 2.6 * len(shapes)),
+        len(cases),
+        figsize=(9, 1.5 + 0.26 * sum(len(of) + 2 for of in cases.values())),
         squeeze=False,
         sharex=True,
+        height_ratios=[len(of) + 1 for of in cases.values()],
         layout="constrained",
     )
-    for panel, shape in zip(panels[:, 0], shapes, strict=True):
-        for k, name in enumerate(contenders):
-            here = {r["case"]: r for r in records if (r["shape"], r["contender"]) == (shape, name)}
-            xs = [i + (k + 0.5) * width - 0.4 for i, case in enumerate(cases) if case in here]
-            rs = [here[case]["ratio"] for case in cases if case in here]
-            bars = panel.bar(xs, rs, width, label=name)
-            panel.bar_label(bars, fmt="%.1f", fontsize="x-small")
-        panel.axhline(1.0, color="black", linewidth=0.8)
-        panel.set_xticks(range(len(cases)), cases)
+    for panel, (shape, of) in zip(panels[:, 0], cases.items(), strict=True):
+        for line, rs in enumerate(of.values()):
+            for r in sorted(rs, key=lambda r: r["contender"].startswith("ours")):
+                k = contenders.index(r["contender"])
+                ours = r["contender"].startswith("ours")
+                style = {"marker": "o" if ours else "DsPX^v"[k % 6], "zorder": 3 if ours else 2}
+                panel.scatter(r["ratio"], line, s=45 if ours else 25, color=f"C{k}", **style)
+        panel.axvline(1.0, color="black", linewidth=0.8)
+        panel.set_yticks(range(len(of)), of)
+        panel.set_ylim(len(of) - 0.5, -0.5)
+        panel.set_xscale("log")
+        panel.set_title(shape, loc="left", fontsize="medium")
+        panel.grid(alpha=0.3, which="both")
         panel.tick_params(labelbottom=True)
-        panel.set(title=f"{shape}: time of one step", ylabel="times the bandwidth floor")
-        panel.set_yscale("log")
-        panel.margins(y=0.15)
-    panels[0, 0].legend(fontsize="small", ncols=len(contenders))
+    ticks = [0.5, 1, 1.5, 2, 3, 5, 10, 20, 50]
+    panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    panel.set_xticks([], minor=True)
+    panel.set_xlabel("time of one step, in units of the bandwidth floor (mlp: mostly overhead)")
+    for k, name in enumerate(contenders):
+        marker = "o" if name.startswith("ours") else "DsPX^v"[k % 6]
+        panels[0, 0].scatter([], [], color=f"C{k}", marker=marker, label=name)
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=5)
     figure.savefig(path, dpi=100)
 
 
@@ -226,10 +221,10 @@ def _processor():
         return platform.processor() or platform.machine()
 
 
-def run(cases, shapes, rounds, seconds):
-    """The records of cases by shapes, printed as they come; no case is started after `seconds`."""
+def run(pairs, rounds, seconds):
+    """The records of pairs of a case and a shape, printed as they come; none after `seconds`."""
     records = []
-    for case, shape in in_time(itertools.product(cases, shapes), seconds):
+    for case, shape in in_time(pairs, seconds):
         new = measure(case, shape, rounds)
         records += new
         print(*table(new), sep="\n", flush=True)
@@ -261,14 +256,17 @@ def write(folder, name, drawn, **results):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--cases", default=",".join(DEFAULT), help=f"of {', '.join(CASES)}")
+    parser.add_argument("--cases", help=f"of {', '.join(CASES)}")
     parser.add_argument("--shapes", default=",".join(SHAPES))
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--seconds", type=float, default=270, help="starts no case after that")
+    parser.add_argument("--seconds", type=float, default=480, help="starts no case after that")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"))
     given = parser.parse_args()
     print(machine())
-    records = run(given.cases.split(","), given.shapes.split(","), given.rounds, given.seconds)
+    pairs = DEFAULT
+    if given.cases:
+        pairs = itertools.product(given.cases.split(","), given.shapes.split(","))
+    records = run(pairs, given.rounds, given.seconds)
     write(given.out, f"step-{BACKEND}", records, step=records)
 
 
