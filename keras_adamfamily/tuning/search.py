@@ -28,11 +28,10 @@ from keras_adamfamily.tuning.space import DEFAULT_OPTIMIZERS, SearchSpace
 from keras_adamfamily.tuning.storage import STATES, running
 from keras_adamfamily.tuning.study import Settings, Study, finals_of
 from keras_adamfamily.tuning.trial import FINAL, Asked, Training, TrialResult, one_line
-from keras_adamfamily.tuning.tuner import OptimizerTuner
+from keras_adamfamily.tuning.tuner import PATIENCE, OptimizerTuner
 from keras_adamfamily.validation import POSITIVE, check_float, check_integer
 
 NOT_PLANNED = ("max_minutes", "storage", "console")  # arguments of `tune` that `plan` lacks
-PATIENCE = 1.0  # seconds between two looks at what other processes do
 
 
 def tune(

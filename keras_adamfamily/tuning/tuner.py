@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 import keras_tuner
 from keras_tuner.engine.trial import Trial, TrialStatus
+from keras_tuner.src.distribute.utils import is_chief_oracle
 
 from keras_adamfamily.tuning.hypermodel import OptimizerHyperModel
 from keras_adamfamily.tuning.oracle import Halving, OptunaOracle
@@ -21,6 +23,7 @@ from keras_adamfamily.validation import check_choice, check_integer
 
 STRATEGIES = ("auto", "fit", "map", "vmap")
 FEW = 16  # trials that an oracle of KerasTuner's is asked for before it is told of any
+PATIENCE = 1.0  # seconds until what has nothing to do now is asked again
 
 
 class OptimizerTuner(keras_tuner.Tuner):
@@ -76,13 +79,14 @@ class OptimizerTuner(keras_tuner.Tuner):
         self.note, self.say = note, say
         self._choice: Choice | None = None
         self._together: Together | None = None
+        self._names: set[str] = set()
         super().__init__(oracle, hypermodel, **kwargs)
         self._remembers = isinstance(oracle, OptunaOracle) and self.oracle is oracle
 
     # The protocol of KerasTuner.
 
     def search(self, *fit_args: Any, **fit_kwargs: Any) -> None:
-        """Trains the trials that the oracle asks for.
+        """Trains the trials that the oracle asks for; KerasTuner's chief hands them to its workers.
 
         Args:
             *fit_args: As in `model.fit`: the training data.
@@ -92,6 +96,9 @@ class OptimizerTuner(keras_tuner.Tuner):
         Raises:
             ValueError: If an argument is not one of these.
         """
+        if is_chief_oracle():
+            super().search(*fit_args, **fit_kwargs)
+            return
         self.oracle.verbose = fit_kwargs.pop("verbose", getattr(self.oracle, "verbose", 1))
         training = Training.from_fit(self.oracle.objective, *fit_args, **fit_kwargs)
         for _ in self.results(training):
@@ -186,11 +193,20 @@ class OptimizerTuner(keras_tuner.Tuner):
             return self.oracle.create_trials(
                 self.tuner_id, max(lanes, self.oracle.block) if whole else lanes
             )
-        names = [self.tuner_id]
+        names = {self.tuner_id}
         if not self._is_fit and isinstance(self.hypermodel, OptimizerHyperModel):
-            names = [f"{self.tuner_id}-{lane}" for lane in range(min(self.lanes, FEW))]
-        trials = [self.oracle.create_trial(name) for name in names]
-        return [trial for trial in trials if trial.status == TrialStatus.RUNNING]
+            names = {f"{self.tuner_id}-{lane:02d}" for lane in range(min(self.lanes, FEW))}
+        while True:
+            trials = {name: self.oracle.create_trial(name) for name in sorted(names)}
+            stopped = {name for name, t in trials.items() if t.status == TrialStatus.STOPPED}
+            # An oracle waits for each name that has asked until it has told it to stop.
+            self._names = (self._names | names) - stopped
+            begun = [trial for trial in trials.values() if trial.status == TrialStatus.RUNNING]
+            if begun or not self._names:
+                return begun
+            if stopped < names:
+                time.sleep(PATIENCE)
+            names = self._names
 
     @property
     def _is_fit(self) -> bool:
@@ -230,7 +246,7 @@ class OptimizerTuner(keras_tuner.Tuner):
         if self._remembers:
             self.oracle.describe(trial.trial_id, dataclasses.asdict(result))
         elif result.status == OK:
-            last = {name: curve[-1] for name, curve in result.curves.items()}
+            last = {n: curve[-1] for n, curve in result.curves.items() if curve[-1] is not None}
             self.oracle.update_trial(trial.trial_id, last, step=result.epoch - 1)
         good = result.status == OK
         trial.status = TrialStatus.COMPLETED if good else TrialStatus.FAILED
