@@ -296,8 +296,8 @@ def test_our_tuner_has_the_results_of_the_search(tmp_path):
     best = tuner.get_best_hyperparameters(2)
     assert len(best) == 2 and "units" in best[0].values
     assert tuner.hypermodel.build(best[0]).optimizer.name in ("adamw", "sgdw")
-    with pytest.raises(NotImplementedError, match="weights of the trials are not kept"):
-        tuner.get_best_models()
+    (model,) = tuner.get_best_models()
+    assert model.layers[0].units == best[0].values["units"]
     tuner.oracle.close()
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -18,11 +19,13 @@ from keras_adamfamily.tuning.oracle import Halving, OptunaOracle
 from keras_adamfamily.tuning.strategy import Choice
 from keras_adamfamily.tuning.together import Together
 from keras_adamfamily.tuning.trial import OK, SEARCH, Asked, Training, TrialResult, one_line
+from keras_adamfamily.tuning.weights import Weights
 from keras_adamfamily.tuning.xla import use_compilation_cache
 from keras_adamfamily.validation import check_choice, check_integer
 
 STRATEGIES = ("auto", "fit", "map", "vmap")
 FEW = 16  # trials that an oracle of KerasTuner's is asked for before it is told of any
+EVERY = 10**6  # trials, when all are asked for
 PATIENCE = 1.0  # seconds until what has nothing to do now is asked again
 
 
@@ -40,6 +43,8 @@ class OptimizerTuner(keras_tuner.Tuner):
             or `"vmap"`, many in one XLA program on JAX, see `Population`; `"auto"`, by default,
             tries what is possible for a moment and takes the fastest.
         lanes: How many trials are trained together at most, an integer >= 1, 128 by default.
+        keep_weights: How many of the best trials keep their weights for `get_best_models`, an
+            integer >= 0, 1 by default.
         seed: The random seed of every trial, 0 by default: the same for all, so that they differ
             by their hyperparameters alone.
         note: Called with lines of text that a user may want to see, such as why a strategy was
@@ -68,6 +73,7 @@ class OptimizerTuner(keras_tuner.Tuner):
         *,
         strategy: str = "auto",
         lanes: int = 128,
+        keep_weights: int = 1,
         seed: int = 0,
         note: Callable[[str], None] = print,
         say: Callable[[str], None] = lambda text: None,
@@ -75,6 +81,7 @@ class OptimizerTuner(keras_tuner.Tuner):
     ):
         self.strategy = check_choice("strategy", strategy, STRATEGIES)
         self.lanes = check_integer("lanes", lanes, 1)
+        self.keep_weights = check_integer("keep_weights", keep_weights, 0)
         self.seed = check_integer("seed", seed, 0)
         self.note, self.say = note, say
         self._choice: Choice | None = None
@@ -82,6 +89,13 @@ class OptimizerTuner(keras_tuner.Tuner):
         self._names: set[str] = set()
         super().__init__(oracle, hypermodel, **kwargs)
         self._remembers = isinstance(oracle, OptunaOracle) and self.oracle is oracle
+        self.weights = Weights(
+            Path(self.project_dir, "weights"),
+            oracle.objective.direction,
+            lambda trial: f"{trial.optimizer}-{trial.number}".strip("-"),
+            most=self.keep_weights,
+            note=lambda text: self.note(text),
+        )
 
     # The protocol of KerasTuner.
 
@@ -100,27 +114,54 @@ class OptimizerTuner(keras_tuner.Tuner):
             super().search(*fit_args, **fit_kwargs)
             return
         self.oracle.verbose = fit_kwargs.pop("verbose", getattr(self.oracle, "verbose", 1))
-        training = Training.from_fit(self.oracle.objective, *fit_args, **fit_kwargs)
+        training = self._training(*fit_args, **fit_kwargs)
+        self.save()  # the oracle keeps the trials as they end; with this a new tuner goes on
         for _ in self.results(training):
             pass
 
     def run_trial(self, trial: Trial, *fit_args: Any, **fit_kwargs: Any) -> float:
         """Trains one trial by `fit`; returns the objective after its last epoch."""
-        training = Training.from_fit(self.oracle.objective, *fit_args, **fit_kwargs)
+        training = self._training(*fit_args, **fit_kwargs)
         result = training.run(self.hypermodel, self._asked(trial))
         if result.score is None:
             raise keras_tuner.errors.FailedTrialError(result.cause)
         return result.score
 
-    def load_model(self, trial: Trial) -> Any:
-        raise NotImplementedError(
-            "The weights of the trials are not kept. Train the best configuration again: "
-            "tuner.hypermodel.build(tuner.get_best_hyperparameters()[0])"
-        )
+    def _training(self, *fit_args: Any, **fit_kwargs: Any) -> Training:
+        training = Training.from_fit(self.oracle.objective, *fit_args, **fit_kwargs)
+        return dataclasses.replace(training, weights=self.weights)
 
-    def save(self) -> None:
-        if not self._remembers:  # an `OptunaOracle` keeps the trials as they end
-            super().save()
+    def get_best_models(self, num_models: int = 1) -> list[keras.Model]:
+        """The models of the best trials, with the weights at which their scores were measured.
+
+        Args:
+            num_models: How many, not more than `keep_weights`.
+
+        Raises:
+            ValueError: If weights of one of them are not kept.
+        """
+        trials = self.oracle.get_best_trials(EVERY)  # then those that have not ended well
+        good = [trial for trial in trials if trial.status == TrialStatus.COMPLETED]
+        sign = -1.0 if self.oracle.objective.direction == "max" else 1.0
+        # Of equal ones those whose weights are kept.
+        order = {t.trial_id: (sign * t.score, not self.weights.has(self._asked(t))) for t in good}
+        good.sort(key=lambda trial: order[trial.trial_id])
+        return [self.load_model(trial) for trial in good[:num_models]]
+
+    def load_model(self, trial: Trial) -> keras.Model:
+        """The model of a trial, with its weights.
+
+        Raises:
+            ValueError: If they are not kept, or do not fit the model.
+        """
+        asked = self._asked(trial)
+        if not self.weights.has(asked):
+            raise ValueError(
+                f"the weights of trial {trial.trial_id!r} are not kept, only those of the best "
+                f"`keep_weights={self.keep_weights}` trials are. Make the tuner with more, or "
+                "train the configuration again: tuner.hypermodel.build(trial.hyperparameters)"
+            )
+        return self.weights.load(asked, lambda: self.hypermodel.build(asked.hp()))
 
     # The search.
 
