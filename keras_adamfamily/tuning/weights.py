@@ -75,7 +75,8 @@ class Weights:
             self.folder.mkdir(parents=True, exist_ok=True)
             with filelock.FileLock(self.folder / ".lock"):
                 files = self.folder.glob(f"[!.]*{ENDING}")
-                self._kept = {f.name.removesuffix(ENDING): _run_in(f) for f in files}
+                runs = {file.name.removesuffix(ENDING): _run_in(file) for file in files}
+                self._kept = {name: kept for name, kept in runs.items() if kept is not None}
                 if self.wants(run, score):
                     self._write(run, score, model())
         except Exception as error:  # whatever a model's layers raise
@@ -120,15 +121,15 @@ class Weights:
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}{ENDING}"
 
-    def _cost(self, kept: dict[str, Any] | None) -> tuple[float, int]:
-        return (self._sign * kept["score"], kept["number"]) if kept else (float("inf"), 0)
+    def _cost(self, kept: dict[str, Any]) -> tuple[float, int]:
+        return self._sign * kept["score"], kept["number"]
 
     def _rival(self, run: Asked) -> dict[str, Any] | None:
         """The kept run that this one would replace."""
         name = self._name(run)
         if name in self._kept:
             rival = self._kept[name]
-            is_old = rival and run.role == FINAL and rival["hyperparameters"] != run.hyperparameters
+            is_old = run.role == FINAL and rival["hyperparameters"] != run.hyperparameters
             return None if is_old else rival
         return max(self._kept.values(), key=self._cost) if len(self._kept) >= self.most else None
 
