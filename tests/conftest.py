@@ -34,6 +34,7 @@ LONG = {
     "test_search",
     "test_sharing",
     "test_studies",
+    "test_weights",
 }
 
 

@@ -83,6 +83,7 @@ def test_help_has_examples(monkeypatch, capsys):
 def test_tune_and_report(folder, monkeypatch, capsys):
     arguments = ["tune", "tiny:build_model", "--data", "tiny:load_data", "--optimizers"]
     arguments += ["adamw,SGDW", "--trials", "2", "--epochs", "1", "--seeds", "1", "--out", "a[b]"]
+    arguments += ["--no-keep-weights"]
     code, out, err = run(monkeypatch, capsys, *arguments)
     assert (code, err) == (0, "")
     assert "4/4" in out
@@ -90,6 +91,7 @@ def test_tune_and_report(folder, monkeypatch, capsys):
     assert "a[b]/best.json" in out.replace(os.sep, "/")
     best = kaf.get(folder / "a[b]" / "best.json")
     assert type(best).__name__ in ("AdamW", "SGDW")
+    assert not (folder / "a[b]" / "weights").exists()
 
     page = (folder / "a[b]" / "report.html").read_text("utf-8")
     (folder / "a[b]" / "report.html").unlink()

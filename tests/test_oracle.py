@@ -7,6 +7,8 @@ import os
 import socket
 import subprocess
 import sys
+import time
+import types
 from pathlib import Path
 
 import keras
@@ -19,6 +21,7 @@ import keras_tuner
 import optuna
 
 from keras_adamfamily import tuning
+from keras_adamfamily.tuning.strategy import Choice
 from tests.test_tuning import blobs
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -293,24 +296,40 @@ def test_our_tuner_has_the_results_of_the_search(tmp_path):
     best = tuner.get_best_hyperparameters(2)
     assert len(best) == 2 and "units" in best[0].values
     assert tuner.hypermodel.build(best[0]).optimizer.name in ("adamw", "sgdw")
-    with pytest.raises(NotImplementedError, match="weights of the trials are not kept"):
-        tuner.get_best_models()
+    (model,) = tuner.get_best_models()
+    assert model.layers[0].units == best[0].values["units"]
     tuner.oracle.close()
 
 
-CLUSTER = """
-import sys
-import keras_tuner
-from tests import test_oracle
+def part_of_a_cluster(kind, folder):
+    """What each process of a cluster runs: the chief, which hands out the trials, or a worker."""
+    from keras_tuner.src.distribute import oracle_chief
 
-tuner = keras_tuner.RandomSearch(
-    test_oracle.hypermodel(), objective="val_loss", max_trials=4, directory=sys.argv[1]
-)
-test_oracle.search(tuner)
-"""
+    # The chief looks every 20 s whether its workers have gone.
+    oracle_chief.time = types.SimpleNamespace(sleep=lambda seconds: time.sleep(0.2))
+    if kind == "ours":
+        tuner = tuning.OptimizerTuner(
+            oracle(8), hypermodel(), lanes=2, directory=folder, project_name="p"
+        )
+    else:
+        tuner = keras_tuner.RandomSearch(
+            hypermodel(), "val_loss", 8, seed=1, directory=folder, project_name="p"
+        )
+    folder = Path(folder)
+    if tuner.tuner_id != "chief":  # both are there before one has done all
+        (folder / tuner.tuner_id).touch()
+        while len(list(folder.glob("worker*"))) < 2:
+            time.sleep(0.05)
+    search(tuner)
+    if tuner.tuner_id == "chief":
+        trials = {name: [t.status, t.score] for name, t in tuner.oracle.trials.items()}
+        best = tuner.get_best_hyperparameters()[0].values
+        content = {"trials": trials, "best": best, "ongoing": len(tuner.oracle.ongoing_trials)}
+        (folder / "results.json").write_text(json.dumps(content))
 
 
-def test_chief_and_workers(tmp_path):
+@pytest.mark.parametrize("kind", ["ours", pytest.param("stock", marks=pytest.mark.slow)])
+def test_chief_and_workers(kind, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -324,12 +343,50 @@ def test_chief_and_workers(tmp_path):
             "KERASTUNER_ORACLE_IP": "127.0.0.1",
             "KERASTUNER_ORACLE_PORT": str(port),
         }
-        return subprocess.Popen(
-            [sys.executable, "-c", CLUSTER, str(tmp_path)], env=environment, cwd=ROOT
-        )
+        script = f"from tests import test_oracle as t; t.part_of_a_cluster{kind, str(tmp_path)}"
+        return subprocess.Popen([sys.executable, "-c", script], env=environment, cwd=ROOT)
 
     processes = [start("chief"), start("worker0"), start("worker1")]
     assert [process.wait(timeout=300) for process in processes] == [0, 0, 0]
-    files = list(tmp_path.rglob("trial.json"))
-    assert len(files) == 4
-    assert all(json.loads(file.read_text())["status"] == "COMPLETED" for file in files)
+    results = json.loads((tmp_path / "results.json").read_text())
+    statuses, scores = zip(*results["trials"].values(), strict=True)
+    assert statuses == ("COMPLETED",) * 8 and results["ongoing"] == 0
+    assert len(set(scores)) == 8 and 0.1 < min(scores) < max(scores) < 10
+    assert results["best"]["optimizer"] in ("AdamW", "SGDW")
+
+
+class Scripted(ORACLES.RandomSearchOracle):
+    """Answers as it was told, and then stops; remembers who is left."""
+
+    def __init__(self, answers):
+        super().__init__(objective="val_loss", seed=1)
+        self.answers = iter(answers)
+
+    def populate_space(self, trial_id):
+        return {**super().populate_space(trial_id), "status": next(self.answers, "STOPPED")}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "answers", "trained"),
+    [
+        ("fit", ["IDLE", "IDLE", "RUNNING", "IDLE", "RUNNING"], 2),
+        # Two names ask; one by one only the first goes on; the second has a trial to come.
+        ("auto", ["RUNNING", "IDLE", "STOPPED", "IDLE", "RUNNING"], 2),
+    ],
+)
+def test_idle_is_not_the_end(strategy, answers, trained, tmp_path, monkeypatch):
+    monkeypatch.setattr("keras_adamfamily.tuning.tuner.PATIENCE", 0.0)
+    monkeypatch.setattr(
+        "keras_adamfamily.tuning.together.Together.choose", lambda *_: Choice("fit", "as told")
+    )
+    tuner = tuning.OptimizerTuner(
+        Scripted(answers),
+        hypermodel(),
+        strategy=strategy,
+        lanes=2,
+        directory=tmp_path,
+        note=lambda text: None,
+    )
+    asked = search(tuner)
+    assert [trial.status for trial in asked.trials.values()] == ["COMPLETED"] * trained
+    assert not asked.tuner_ids and not asked.ongoing_trials  # or a chief would wait for ever

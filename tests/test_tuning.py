@@ -467,7 +467,7 @@ def test_best_json_is_the_best_optimizer(study):
     assert {**pasted.get_config(), "name": best.name} == best.get_config()
 
 
-def test_files_hold_no_paths_and_no_weights(study):
+def test_files_hold_no_paths(study):
     assert {path.name for path in study.directory.iterdir()} == {
         "best.json",
         "leaderboard.csv",
@@ -475,10 +475,11 @@ def test_files_hold_no_paths_and_no_weights(study):
         "study.db",
         "study.db.locks",
         "study.json",
+        "weights",
     }
     for path in study.directory.rglob("*"):
         if path.is_file():
-            assert path.suffix in {".json", ".db", ".csv", ".html", ""}
+            assert path.suffix in {".json", ".db", ".csv", ".html", ".h5", ""}
             assert str(study.directory.parent).encode() not in path.read_bytes()
 
 

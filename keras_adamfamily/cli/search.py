@@ -62,6 +62,13 @@ Data = Annotated[str | None, typer.Option(metavar="MODULE:load_data", help="Your
 Minutes = Annotated[
     float | None, typer.Option(help="Begin no trials after this time, fresh seeds apart.")
 ]
+KeepWeights = Annotated[
+    bool,
+    typer.Option(
+        "--keep-weights/--no-keep-weights",
+        help="Keep the weights of each optimizer's best run in the folder.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON; what goes on goes to stderr.")]
 
 
@@ -125,6 +132,7 @@ def tune(
         str | None,
         typer.Option(metavar="URL", help="A PostgreSQL database that several machines share."),
     ] = None,
+    keep_weights: KeepWeights = True,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the study; by default runs/TASK or runs/MODULE.")
     ] = None,
@@ -174,6 +182,7 @@ def tune(
         directory=Path("runs") / name if out is None else out,
         storage=storage,
         max_minutes=minutes,
+        keep_weights=keep_weights,
         console=console,
         **settings,
     )
@@ -195,6 +204,7 @@ def resume(
     storage: Annotated[
         str | None, typer.Option(metavar="URL", help="The database, if its URL has a password.")
     ] = None,
+    keep_weights: KeepWeights = True,
     as_json: AsJson = False,
 ) -> None:
     from keras_adamfamily import tuning
@@ -210,6 +220,7 @@ def resume(
         *_loaded(load_data),
         max_trials=trials,
         max_minutes=minutes,
+        keep_weights=keep_weights,
         storage=storage,
         console=console,
     )

@@ -128,6 +128,11 @@ class Scoring:
             trials, key=lambda t: (t.status == PRUNED, self.cost(t.score), t.number), default=None
         )
 
+    def best_run(self, optimizer: str, role: str) -> TrialResult | None:
+        """The best of the trials that ended well, the first of equals; `None` if there is none."""
+        trials = [t for t in self.of(role, optimizer) if t.status == OK]
+        return min(trials, key=lambda t: (self.cost(t.score), t.number), default=None)
+
     def leaderboard(self, optimizers: Sequence[str]) -> list[LeaderboardRow]:
         """One row per optimizer, ordered by `mean` where there is one, then `search_score`."""
         return self.ranked([self._row(optimizer) for optimizer in optimizers])

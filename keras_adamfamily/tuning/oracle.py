@@ -203,10 +203,10 @@ class OptunaOracle(keras_tuner.Oracle):
     @property
     def startup_trials(self) -> int:
         """The number of quasi-random trials of each group."""
-        if self._startup_trials is not None:
-            return self._startup_trials
         if not self.learns:
             return self.share
+        if self._startup_trials is not None:
+            return self._startup_trials
         return min(max(4, self.share // 4), 10)
 
     # The protocol of KerasTuner.

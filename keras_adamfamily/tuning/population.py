@@ -272,14 +272,14 @@ class Population:
             for name, curve in curves.items()
         }
 
-    def model(self, lane: int) -> keras.Model:
+    def model(self, lane: int, average: bool = True) -> keras.Model:
         """The model with the weights of a lane, to evaluate, predict with or save.
 
-        It is the same model at each call. With `use_ema` its weights are the averages, as after
-        `fit`.
+        It is the same model at each call.
 
         Args:
             lane: An integer, the lane's number from 0.
+            average: Whether with `use_ema` its weights are the averages, as after `fit`.
 
         Raises:
             IndexError: If there is no such lane.
@@ -289,7 +289,8 @@ class Population:
         for variables, leaves in zip(variables_of(model), self._state, strict=True):
             for variable, leaf in zip(variables, leaves, strict=True):
                 variable.assign(leaf[lane])
-        model.optimizer.finalize_variable_values(model.trainable_variables)
+        if average:
+            model.optimizer.finalize_variable_values(model.trainable_variables)
         return model
 
     # The lanes' states: the values of the variables, stacked, in host memory.

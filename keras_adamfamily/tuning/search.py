@@ -28,11 +28,15 @@ from keras_adamfamily.tuning.space import DEFAULT_OPTIMIZERS, SearchSpace
 from keras_adamfamily.tuning.storage import STATES, running
 from keras_adamfamily.tuning.study import Settings, Study, finals_of
 from keras_adamfamily.tuning.trial import FINAL, Asked, Training, TrialResult, one_line
-from keras_adamfamily.tuning.tuner import OptimizerTuner
+from keras_adamfamily.tuning.tuner import PATIENCE, OptimizerTuner
 from keras_adamfamily.validation import POSITIVE, check_float, check_integer
 
-NOT_PLANNED = ("max_minutes", "storage", "console")  # arguments of `tune` that `plan` lacks
-PATIENCE = 1.0  # seconds between two looks at what other processes do
+NOT_PLANNED = (
+    "max_minutes",
+    "keep_weights",
+    "storage",
+    "console",
+)  # arguments of `tune` that `plan` lacks
 
 
 def tune(
@@ -58,6 +62,7 @@ def tune(
     callbacks: Sequence[keras.callbacks.Callback] = (),
     class_weight: Mapping[int, float] | None = None,
     evaluate_average: bool = False,
+    keep_weights: bool = True,
     storage: str | None = None,
     console: Console | None = None,
 ) -> Study:
@@ -108,6 +113,9 @@ def tune(
         class_weight: As in `model.fit`.
         evaluate_average: Evaluate with the averaged weights of optimizers that keep an average,
             as with `fix={"use_ema": True}` of the `SearchSpace`.
+        keep_weights: Whether the best run of each optimizer keeps its weights in the folder, for
+            `study.best_model`; true by default. It is the best of those on fresh seeds, or of the
+            search where there are none.
         storage: URL of a database for the trials, such as `"postgresql://user@host/database"`; by
             default `study.db`, an SQLite file in the folder. The password is not written down:
             give it again, or use PostgreSQL's own `PGPASSWORD` or `.pgpass`.
@@ -157,7 +165,7 @@ def tune(
     )
     study = Study.open(directory, asked.settings, storage)
     try:
-        search = _Search(study, asked)
+        search = _Search(study, asked, keep_weights)
         with Progress(study, console or Console(), max_trials) as progress:
             search.run(progress, max_minutes)
         study.write()
@@ -352,8 +360,11 @@ class _Request:
 class _Search:
     """Trains the trials that a study lacks."""
 
-    def __init__(self, study: Study, asked: _Request):
+    def __init__(self, study: Study, asked: _Request, keep_weights: bool):
         self.study, self.oracle, self.training = study, asked.oracle, asked.training
+        if keep_weights:
+            weights = study.weights(lambda text: self.tuner.note(text))
+            self.training = dataclasses.replace(asked.training, weights=weights)
         settings, strategy = study.settings, asked.strategy
         if strategy == "auto" and study.trials:  # as it began, to the last bit
             strategy = collections.Counter(t.strategy for t in study.trials).most_common(1)[0][0]

@@ -2,6 +2,7 @@
 
     study.json        settings, versions, platform, and where the trials are
     study.db          the trials, unless they are in a database elsewhere
+    weights           of the best run of each optimizer
     leaderboard.csv   best.json   report.html      all three made from the first two
 
 A run that is killed loses at most the trials that it was training.
@@ -15,16 +16,19 @@ import importlib.metadata
 import json
 import os
 import platform
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import keras
 
-from keras_adamfamily import _version
+from keras_adamfamily import _version, registry
+from keras_adamfamily.tuning.hypermodel import OptimizerHyperModel
 from keras_adamfamily.tuning.leaderboard import LeaderboardRow, Scoring, verdict
 from keras_adamfamily.tuning.space import SearchSpace
 from keras_adamfamily.tuning.storage import STATES, Storage, running
-from keras_adamfamily.tuning.trial import SEARCH, TrialResult
+from keras_adamfamily.tuning.trial import FINAL, SEARCH, TrialResult
+from keras_adamfamily.tuning.weights import Weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,6 +225,66 @@ class Study:
             ValueError: If no trial ended well.
         """
         return self.space.optimizer(*self._winner(), **self._length())
+
+    def best_model(
+        self,
+        build_model: Callable[..., keras.Model] | keras.Model,
+        optimizer: str | None = None,
+        *,
+        loss: Any = None,
+        metrics: Any = None,
+    ) -> keras.Model:
+        """The trained model of the best run, compiled with the optimizer that it had.
+
+        It has the weights at which the run's score was measured; the optimizer starts anew. The run
+        is the best one on fresh seeds, or of the search where there are none (`finalist_seeds=0`).
+        Its score was picked for being the best and so flatters: measure the model on a test set.
+
+        Args:
+            build_model: That of the study.
+            optimizer: Name of the optimizer; by default the leader.
+            loss: As it was given to `tune`, if it was.
+            metrics: Likewise.
+
+        Raises:
+            ValueError: If there is no such optimizer in the study, its weights are not kept in this
+                folder, or they do not fit the model.
+
+        Example:
+
+        >>> from keras_adamfamily import tuning
+        >>> study = tuning.Study("runs/digits")  # doctest: +SKIP
+        >>> model = study.best_model(tuning.TASKS["digits"].build_model)  # doctest: +SKIP
+        """
+        name = self._winner()[0] if optimizer is None else registry.find(optimizer).name
+        if name not in self.space.optimizers:
+            raise ValueError(
+                f"`optimizer` must be one of the study's, {', '.join(self.space.optimizers)}. "
+                f"Received: optimizer={optimizer!r}"
+            )
+        weights = self.weights()
+        run = self.scoring.best_run(name, weights.role)
+        if run is None or not weights.has(run.asked):
+            made = "it has not ended" if run is None else f"{run.worker} trained it"
+            raise ValueError(
+                f"the weights of the best run of {name} are not in {str(weights.folder)!r} "
+                f"({made}). They are there where the search went on to its end with "
+                "`keep_weights=True`, on the machine that trained it"
+            )
+        hypermodel = OptimizerHyperModel(
+            build_model, self.space, **self._length(), loss=loss, metrics=metrics
+        )
+        return weights.load(run.asked, lambda: hypermodel.build(run.asked.hp()))
+
+    def weights(self, note: Callable[[str], None] = print) -> Weights:
+        """The weights of the best run of each optimizer."""
+        return Weights(
+            self.directory / "weights",
+            self.settings.direction,
+            lambda run: run.optimizer,
+            role=FINAL if self.settings.finalist_seeds else SEARCH,
+            note=note,
+        )
 
     def best_code(self) -> str:
         """The winning optimizer as an expression, with `import keras_adamfamily as kaf`."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 
 from keras_adamfamily import registry
@@ -150,7 +152,7 @@ class Together:
             self._populations[kind] = self._population(first, values, seeds)
             if len(self._populations) > MOST_PROGRAMS:
                 self._populations.popitem(last=False)
-        group = _Group(asked, self._populations[kind], self.training.objective.name, self.strategy)
+        group = _Group(asked, self._populations[kind], self.training, self.strategy)
         group.count(time.perf_counter() - start)
         return group
 
@@ -177,9 +179,11 @@ class Together:
 class _Group:
     """The lanes of one program, by the indices of their trials."""
 
-    def __init__(self, asked: dict[int, Asked], population: Population, objective: str, strategy):
-        self.asked, self.population, self.objective = asked, population, objective
-        self.strategy = strategy
+    def __init__(
+        self, asked: dict[int, Asked], population: Population, training: Training, strategy
+    ):
+        self.asked, self.population, self.weights = asked, population, training.weights
+        self.objective, self.strategy = training.objective.name, strategy
         self.optimizer = next(iter(asked.values())).optimizer
         self.finds = registry.find(self.optimizer).cls.facts is not FamilyOptimizer.facts
         self.alive = list(asked)  # in the order of the lanes
@@ -230,7 +234,7 @@ class _Group:
 
     def keep(self, kept: Container[int], status: str) -> None:
         """Goes on with some lanes; the others end, with this status if they have none."""
-        lanes = []
+        lanes, good = [], []
         for lane, index in enumerate(self.alive):
             known = self.known[index]
             if index in kept and known["status"] is None:
@@ -239,9 +243,18 @@ class _Group:
             known["status"] = known["status"] or status
             if self.finds:
                 known["facts"] = facts_of(self.population.model(lane).optimizer)
+            if known["status"] == OK:
+                good.append((lane, self.asked[index], known["curves"][self.objective][-1]))
+        if self.weights is not None:  # the best first, for then they are the only ones written
+            for lane, asked, score in sorted(good, key=lambda run: self.weights.cost(*run[1:])):
+                self.weights.keep(asked, score, functools.partial(self._model, lane))
         if lanes and len(lanes) < len(self.alive):
             self.population.keep(lanes)
         self.alive = [self.alive[lane] for lane in lanes]
+
+    def _model(self, lane: int) -> keras.Model:
+        """The model with the weights that a lane was evaluated with."""
+        return self.population.model(lane, average=self.population.evaluate_average)
 
     def results(self) -> Iterable[tuple[int, TrialResult]]:
         for index, known in self.known.items():

@@ -11,7 +11,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import keras_tuner
@@ -24,6 +24,9 @@ from keras_adamfamily.tuning.hypermodel import OptimizerHyperModel
 from keras_adamfamily.tuning.space import SHARED
 from keras_adamfamily.tuning.variables import share_program
 from keras_adamfamily.validation import check_integer
+
+if TYPE_CHECKING:
+    from keras_adamfamily.tuning.weights import Weights
 
 OK, PRUNED, DIVERGED, FAILED = "ok", "pruned", "diverged", "failed"
 SEARCH, FINAL = "search", "final"
@@ -69,6 +72,13 @@ class TrialResult:
     memory: int | None = None
     finished: float | None = None
     worker: str | None = None
+
+    @property
+    def asked(self) -> Asked:
+        """What was to be trained."""
+        return Asked(
+            **{field.name: getattr(self, field.name) for field in dataclasses.fields(Asked)}
+        )
 
     @property
     def short_hyperparameters(self) -> dict[str, Any]:
@@ -129,6 +139,7 @@ class Training:
         class_weight: As in `fit`.
         evaluate_average: Whether the evaluation uses the averaged weights of optimizers that keep
             an average.
+        weights: Where the weights of the best trials are kept, if at all.
     """
 
     train: Data
@@ -138,6 +149,7 @@ class Training:
     callbacks: tuple[keras.callbacks.Callback, ...] = ()
     class_weight: dict[int, float] | None = None
     evaluate_average: bool = False
+    weights: Weights | None = None
 
     @property
     def all_callbacks(self) -> list[keras.callbacks.Callback]:
@@ -186,7 +198,7 @@ class Training:
                 where it returns true the trial is pruned.
         """
         start = time.perf_counter()
-        recorder = _Recorder(self.objective.name, is_hopeless)
+        recorder = _Recorder(self, asked, is_hopeless)
         status, score, cause, facts = OK, None, None, {}
         try:
             keras.backend.clear_session()
@@ -205,6 +217,9 @@ class Training:
             else:
                 status = PRUNED if recorder.pruned else OK
                 score = recorder.curves[self.objective.name][-1]
+            if recorder.weights is not None and status == OK:
+                model.set_weights(recorder.weights)
+                self.weights.keep(asked, score, lambda: model)
         return asked.result(
             status=status,
             score=score,
@@ -260,10 +275,11 @@ def one_line(error: BaseException, limit: int = 300) -> str:
 class _Recorder(keras.callbacks.Callback):
     """Keeps the learning curves and stops a training that has diverged or is not worth it."""
 
-    def __init__(self, objective: str, is_hopeless=None):
+    def __init__(self, training: Training, asked: Asked, is_hopeless=None):
         super().__init__()
-        self.watched = ("loss", "val_loss", objective)
-        self.is_hopeless = is_hopeless
+        self.training, self.asked, self.is_hopeless = training, asked, is_hopeless
+        self.watched = ("loss", "val_loss", training.objective.name)
+        self.weights: list[np.ndarray] | None = None
         self.curves: dict[str, list[float | None]] = {}
         self.epoch: int | None = None
         self.diverged: list[str] = []
@@ -282,6 +298,17 @@ class _Recorder(keras.callbacks.Callback):
             self.pruned = self.is_hopeless(epoch, logs)
         if self.diverged or self.pruned:
             self.model.stop_training = True
+        elif self.model.stop_training or epoch + 1 == self.params["epochs"]:
+            self._keep_weights(logs[self.training.objective.name])
+
+    def _keep_weights(self, score: float) -> None:
+        """Those that gave the score; when `fit` has ended they may be averages, or restored."""
+        if self.training.weights is None or not self.training.weights.wants(self.asked, score):
+            return
+        averaging = (EvaluateEMAWeights, keras.callbacks.SwapEMAWeights)
+        if any(isinstance(callback, averaging) for callback in self.training.all_callbacks):
+            self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
+        self.weights = self.model.get_weights()
 
 
 def short(value: Any) -> float | None:

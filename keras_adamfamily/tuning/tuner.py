@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
 import keras_tuner
 from keras_tuner.engine.trial import Trial, TrialStatus
+from keras_tuner.src.distribute.utils import is_chief_oracle
 
 from keras_adamfamily.tuning.hypermodel import OptimizerHyperModel
 from keras_adamfamily.tuning.oracle import Halving, OptunaOracle
 from keras_adamfamily.tuning.strategy import Choice
 from keras_adamfamily.tuning.together import Together
 from keras_adamfamily.tuning.trial import OK, SEARCH, Asked, Training, TrialResult, one_line
+from keras_adamfamily.tuning.weights import Weights
 from keras_adamfamily.tuning.xla import use_compilation_cache
 from keras_adamfamily.validation import check_choice, check_integer
 
 STRATEGIES = ("auto", "fit", "map", "vmap")
 FEW = 16  # trials that an oracle of KerasTuner's is asked for before it is told of any
+EVERY = 10**6  # trials, when all are asked for
+PATIENCE = 1.0  # seconds until what has nothing to do now is asked again
 
 
 class OptimizerTuner(keras_tuner.Tuner):
@@ -37,6 +43,8 @@ class OptimizerTuner(keras_tuner.Tuner):
             or `"vmap"`, many in one XLA program on JAX, see `Population`; `"auto"`, by default,
             tries what is possible for a moment and takes the fastest.
         lanes: How many trials are trained together at most, an integer >= 1, 128 by default.
+        keep_weights: How many of the best trials keep their weights for `get_best_models`, an
+            integer >= 0, 1 by default.
         seed: The random seed of every trial, 0 by default: the same for all, so that they differ
             by their hyperparameters alone.
         note: Called with lines of text that a user may want to see, such as why a strategy was
@@ -65,6 +73,7 @@ class OptimizerTuner(keras_tuner.Tuner):
         *,
         strategy: str = "auto",
         lanes: int = 128,
+        keep_weights: int = 1,
         seed: int = 0,
         note: Callable[[str], None] = print,
         say: Callable[[str], None] = lambda text: None,
@@ -72,17 +81,26 @@ class OptimizerTuner(keras_tuner.Tuner):
     ):
         self.strategy = check_choice("strategy", strategy, STRATEGIES)
         self.lanes = check_integer("lanes", lanes, 1)
+        self.keep_weights = check_integer("keep_weights", keep_weights, 0)
         self.seed = check_integer("seed", seed, 0)
         self.note, self.say = note, say
         self._choice: Choice | None = None
         self._together: Together | None = None
+        self._names: set[str] = set()
         super().__init__(oracle, hypermodel, **kwargs)
         self._remembers = isinstance(oracle, OptunaOracle) and self.oracle is oracle
+        self.weights = Weights(
+            Path(self.project_dir, "weights"),
+            oracle.objective.direction,
+            lambda trial: f"{trial.optimizer}-{trial.number}".strip("-"),
+            most=self.keep_weights,
+            note=lambda text: self.note(text),
+        )
 
     # The protocol of KerasTuner.
 
     def search(self, *fit_args: Any, **fit_kwargs: Any) -> None:
-        """Trains the trials that the oracle asks for.
+        """Trains the trials that the oracle asks for; KerasTuner's chief hands them to its workers.
 
         Args:
             *fit_args: As in `model.fit`: the training data.
@@ -92,28 +110,58 @@ class OptimizerTuner(keras_tuner.Tuner):
         Raises:
             ValueError: If an argument is not one of these.
         """
+        if is_chief_oracle():
+            super().search(*fit_args, **fit_kwargs)
+            return
         self.oracle.verbose = fit_kwargs.pop("verbose", getattr(self.oracle, "verbose", 1))
-        training = Training.from_fit(self.oracle.objective, *fit_args, **fit_kwargs)
+        training = self._training(*fit_args, **fit_kwargs)
+        self.save()  # the oracle keeps the trials as they end; with this a new tuner goes on
         for _ in self.results(training):
             pass
 
     def run_trial(self, trial: Trial, *fit_args: Any, **fit_kwargs: Any) -> float:
         """Trains one trial by `fit`; returns the objective after its last epoch."""
-        training = Training.from_fit(self.oracle.objective, *fit_args, **fit_kwargs)
+        training = self._training(*fit_args, **fit_kwargs)
         result = training.run(self.hypermodel, self._asked(trial))
         if result.score is None:
             raise keras_tuner.errors.FailedTrialError(result.cause)
         return result.score
 
-    def load_model(self, trial: Trial) -> Any:
-        raise NotImplementedError(
-            "The weights of the trials are not kept. Train the best configuration again: "
-            "tuner.hypermodel.build(tuner.get_best_hyperparameters()[0])"
-        )
+    def _training(self, *fit_args: Any, **fit_kwargs: Any) -> Training:
+        training = Training.from_fit(self.oracle.objective, *fit_args, **fit_kwargs)
+        return dataclasses.replace(training, weights=self.weights)
 
-    def save(self) -> None:
-        if not self._remembers:  # an `OptunaOracle` keeps the trials as they end
-            super().save()
+    def get_best_models(self, num_models: int = 1) -> list[keras.Model]:
+        """The models of the best trials, with the weights at which their scores were measured.
+
+        Args:
+            num_models: How many, not more than `keep_weights`.
+
+        Raises:
+            ValueError: If weights of one of them are not kept.
+        """
+        trials = self.oracle.get_best_trials(EVERY)  # then those that have not ended well
+        good = [trial for trial in trials if trial.status == TrialStatus.COMPLETED]
+        sign = -1.0 if self.oracle.objective.direction == "max" else 1.0
+        # Of equal ones those whose weights are kept.
+        order = {t.trial_id: (sign * t.score, not self.weights.has(self._asked(t))) for t in good}
+        good.sort(key=lambda trial: order[trial.trial_id])
+        return [self.load_model(trial) for trial in good[:num_models]]
+
+    def load_model(self, trial: Trial) -> keras.Model:
+        """The model of a trial, with its weights.
+
+        Raises:
+            ValueError: If they are not kept, or do not fit the model.
+        """
+        asked = self._asked(trial)
+        if not self.weights.has(asked):
+            raise ValueError(
+                f"the weights of trial {trial.trial_id!r} are not kept, only those of the best "
+                f"`keep_weights={self.keep_weights}` trials are. Make the tuner with more, or "
+                "train the configuration again: tuner.hypermodel.build(trial.hyperparameters)"
+            )
+        return self.weights.load(asked, lambda: self.hypermodel.build(asked.hp()))
 
     # The search.
 
@@ -186,11 +234,20 @@ class OptimizerTuner(keras_tuner.Tuner):
             return self.oracle.create_trials(
                 self.tuner_id, max(lanes, self.oracle.block) if whole else lanes
             )
-        names = [self.tuner_id]
+        names = {self.tuner_id}
         if not self._is_fit and isinstance(self.hypermodel, OptimizerHyperModel):
-            names = [f"{self.tuner_id}-{lane}" for lane in range(min(self.lanes, FEW))]
-        trials = [self.oracle.create_trial(name) for name in names]
-        return [trial for trial in trials if trial.status == TrialStatus.RUNNING]
+            names = {f"{self.tuner_id}-{lane:02d}" for lane in range(min(self.lanes, FEW))}
+        while True:
+            trials = {name: self.oracle.create_trial(name) for name in sorted(names)}
+            stopped = {name for name, t in trials.items() if t.status == TrialStatus.STOPPED}
+            # An oracle waits for each name that has asked until it has told it to stop.
+            self._names = (self._names | names) - stopped
+            begun = [trial for trial in trials.values() if trial.status == TrialStatus.RUNNING]
+            if begun or not self._names:
+                return begun
+            if stopped < names:
+                time.sleep(PATIENCE)
+            names = self._names
 
     @property
     def _is_fit(self) -> bool:
@@ -230,7 +287,7 @@ class OptimizerTuner(keras_tuner.Tuner):
         if self._remembers:
             self.oracle.describe(trial.trial_id, dataclasses.asdict(result))
         elif result.status == OK:
-            last = {name: curve[-1] for name, curve in result.curves.items()}
+            last = {n: curve[-1] for n, curve in result.curves.items() if curve[-1] is not None}
             self.oracle.update_trial(trial.trial_id, last, step=result.epoch - 1)
         good = result.status == OK
         trial.status = TrialStatus.COMPLETED if good else TrialStatus.FAILED
