@@ -347,7 +347,7 @@ def quality(given):
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     use_cores()
-    names = ("AdamW", "SGDW", "NAdamW", "Adam")
+    names = ("AdamW", "SGDW", "NAdamW", "AMSGrad")  # Adam with decay is AdamW: no two are one
     (x, y), validation = digits_data()
     wrong = np.random.default_rng(0).uniform(size=len(y)) < 0.2
     train = x, np.where(wrong, np.random.default_rng(1).integers(0, 10, len(y)), y)
