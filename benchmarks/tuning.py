@@ -83,10 +83,10 @@ def values(lanes, seed=0):
     return found
 
 
-def population(lanes, build=build_mlp, seeds=None, **options):
+def population(lanes, build=build_mlp, seeds=None, data=None, **options):
     from keras_adamfamily.tuning.population import Population
 
-    train, validation = digits_data()
+    train, validation = data or digits_data()
     return Population(
         build,
         train,
@@ -148,8 +148,9 @@ def kerastuner(given):
 def together(given):
     """All trials as lanes of one population, from nothing to their curves."""
     use_cores(given.cache)
+    data = digits_data()
     start = time.perf_counter()
-    curves = population(TRIALS).train(EPOCHS)
+    curves = population(TRIALS, data=data).train(EPOCHS)
     best = float(np.nanmin(curves["val_loss"][:, -1]))
     return {"seconds": time.perf_counter() - start, "best": best, "peak_mb": peak_memory()}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -238,7 +238,7 @@ class OptunaOracle(keras_tuner.Oracle):
             turns = sorted(there, key=lambda name: len(there[name]) // self.block)
             abandoned = [name for name in turns if any(map(storage.is_abandoned, there[name]))]
             for name in [*abandoned, *turns]:
-                claimed = storage.claim(name, limit, self._proposer(name))
+                claimed = storage.claim(name, limit, self._proposer(name), there[name])
                 if claimed:
                     break
             else:
@@ -419,17 +419,20 @@ class OptunaOracle(keras_tuner.Oracle):
     def _proposer(self, group: str):
         """A function for `Storage.claim`."""
 
-        def propose(trials: list[FrozenTrial], limit: int) -> Iterator[FrozenTrial]:
+        def propose(trials: list[FrozenTrial], limit: int) -> list[FrozenTrial]:
             start = len(trials)
             first = start // self.block * self.block  # of the block
             end = min(first + self.block, start + limit, self.share)
             study = self._mirror(trials, first) if end > max(start, self.startup_trials) else None
-            for number in range(start, end):
-                if number < max(self.startup_trials, len(self._points(group))):
-                    params, kinds = self._quasi_random(group, number)
-                else:
-                    params, kinds = self._suggested(study, group, number)
-                yield running(params, kinds)
+            placed = max(self.startup_trials, len(self._points(group)))
+            with quiet():
+                proposed = [
+                    self._quasi_random(group, number)
+                    if number < placed
+                    else self._suggested(study, group, number)
+                    for number in range(start, end)
+                ]
+                return [running(params, kinds) for params, kinds in proposed]
 
         return propose
 
@@ -526,14 +529,13 @@ class OptunaOracle(keras_tuner.Oracle):
     def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
         """A sampler that depends on the trial's number alone, not on who asks, and when."""
         seed = int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0])
-        with quiet():
-            if self.sampler == "tpe":
-                return optuna.samplers.TPESampler(
-                    n_startup_trials=1, multivariate=True, group=self._has_conditions, seed=seed
-                )
-            if self.sampler == "gp":
-                return optuna.samplers.GPSampler(n_startup_trials=1, seed=seed)
-            return self.sampler(seed)
+        if self.sampler == "tpe":
+            return optuna.samplers.TPESampler(
+                n_startup_trials=1, multivariate=True, group=self._has_conditions, seed=seed
+            )
+        if self.sampler == "gp":
+            return optuna.samplers.GPSampler(n_startup_trials=1, seed=seed)
+        return self.sampler(seed)
 
     @property
     def _has_conditions(self) -> bool:

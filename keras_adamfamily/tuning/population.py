@@ -21,7 +21,7 @@ from keras_adamfamily.base import FamilyOptimizer
 from keras_adamfamily.tuning.program import Program, variables_of
 from keras_adamfamily.tuning.stopping import Stopping, check_early_stopping
 from keras_adamfamily.tuning.variables import with_variables
-from keras_adamfamily.tuning.xla import need_jax, use_all_cores
+from keras_adamfamily.tuning.xla import need_jax, use_all_cores, without_collector
 from keras_adamfamily.validation import check_choice, check_integer
 
 if keras.backend.backend() == "jax":
@@ -188,6 +188,7 @@ class Population:
             for seed, (_, random) in self._initial.items()
         }
         self.seeds, self.hyperparameters = seeds, values
+        self._state = None  # so that there are never two
         self._state = jax.tree.map(
             lambda *leaves: np.stack(leaves), *(self._initial[seed][0] for seed in seeds)
         )
@@ -318,11 +319,12 @@ class Population:
     def _new_model(self, seed: int) -> tuple[keras.Model, Callable | None]:
         """A model with its variables, ready to train; and its eta."""
         keras.utils.set_random_seed(seed)
-        model = _checked_model(self._build_model(), self.evaluate_average)
-        if self._program is not None and model is self._program.model:
-            raise ValueError("`build_model` must build a new model at each call")
-        eta = self._prepare_optimizer(model)
-        model._symbolic_build(data_batch=self._batch)
+        with without_collector():
+            model = _checked_model(self._build_model(), self.evaluate_average)
+            if self._program is not None and model is self._program.model:
+                raise ValueError("`build_model` must build a new model at each call")
+            eta = self._prepare_optimizer(model)
+            model._symbolic_build(data_batch=self._batch)
         return model, eta
 
     def _prepare_optimizer(self, model) -> Callable | None:
@@ -375,7 +377,8 @@ class Population:
         """Trains a chunk of lanes; yields each epoch, the lanes that ran in it, and their logs."""
         lane_of, places = self._seats(lanes)
         spread = NamedSharding(self._mesh, Spec("lanes"))
-        state = jax.device_put(jax.tree.map(lambda leaf: leaf[lane_of], self._state), spread)
+        # One array after another, here and at the end, so that there are no more copies of all.
+        state = jax.tree.map(lambda leaf: jax.device_put(leaf[lane_of], spread), self._state)
         for epoch in range(epochs):
             ran = np.isin(lanes, self._stopping.running)
             if not ran.any():
@@ -394,8 +397,10 @@ class Population:
             }
             self._stopping.update(lanes[ran], logs)
             yield epoch, lanes[ran], logs
-        for leaf, new in zip(jax.tree.leaves(self._state), jax.tree.leaves(state), strict=True):
-            leaf[lanes] = np.asarray(new)[places]
+        done = jax.tree.leaves(state)[::-1]
+        del state
+        for leaf in jax.tree.leaves(self._state):
+            leaf[lanes] = np.asarray(done.pop())[places]
 
     def _seats(self, lanes) -> tuple[np.ndarray, np.ndarray]:
         """The lane at each place of the program, and the place of each lane.

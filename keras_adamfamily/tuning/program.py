@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from keras_adamfamily.tuning.convolutions import with_fast_convolutions
+from keras_adamfamily.tuning.xla import return_memory, without_collector
 
 if keras.backend.backend() == "jax":
     import jax
@@ -62,6 +63,7 @@ class Program:
         if mesh.devices.flat[0].platform == "cpu":
             self._fit_step = with_fast_convolutions(self._fit_step)
         self._run = jax.jit(self._on_all_devices, donate_argnums=0)
+        self._is_compiled = False
 
     def __call__(self, states, orders, turns, counts, evaluates, train, validation) -> tuple:
         """Runs an epoch.
@@ -78,7 +80,12 @@ class Program:
         Returns:
             The new states, the others being as they were; and the logs of the places that ran.
         """
-        return self._run(states, orders, turns, counts, evaluates, train, validation)
+        with without_collector():  # the first time it is traced
+            result = self._run(states, orders, turns, counts, evaluates, train, validation)
+        if not self._is_compiled:
+            self._is_compiled = True
+            return_memory()
+        return result
 
     def _on_all_devices(self, states, orders, turns, counts, evaluates, train, validation):
         spread, everywhere = Spec("lanes"), Spec()

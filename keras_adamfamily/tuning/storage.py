@@ -129,7 +129,8 @@ class Storage:
         self,
         name: str,
         limit: int,
-        propose: Callable[[list[FrozenTrial], int], Sequence[FrozenTrial]],
+        propose: Callable[[list[FrozenTrial], int], Iterable[FrozenTrial]],
+        trials: list[FrozenTrial] | None = None,
     ) -> list[FrozenTrial]:
         """Takes trials to run: those that a dead process left, or else new ones.
 
@@ -138,10 +139,12 @@ class Storage:
             limit: How many at most.
             propose: From all trials of the group and `limit` to the new ones to begin, see
                 `running`. It is called under the lock.
+            trials: The trials of the group, where they have been read under the lock.
         """
         self._locks.hold(self.worker)
         with self.lock():
-            trials = self.trials(name)
+            if trials is None:
+                trials = self.trials(name)
             left = [trial for trial in trials if self.is_abandoned(trial)][:limit]
             for trial in left:
                 self._optuna.set_trial_user_attr(trial._trial_id, WORKER, self.worker)
@@ -202,10 +205,9 @@ class Storage:
 
 def running(params: dict[str, Any], distributions: dict[str, Any]) -> FrozenTrial:
     """A trial that is about to run."""
-    with quiet():
-        return optuna.trial.create_trial(
-            state=TrialState.RUNNING, params=params, distributions=distributions
-        )
+    return optuna.trial.create_trial(
+        state=TrialState.RUNNING, params=params, distributions=distributions
+    )
 
 
 def by_epoch(curve: Iterable[float | None]) -> dict[int, float]:
