@@ -222,6 +222,42 @@ def test_halving_keeps_the_better_third():
     assert halving.cut([3.0, 1.0, 2.0, 4.0], "max") == 3.0
 
 
+def test_a_pruner_sees_what_has_ended_and_it_is_parsed_once(tmp_path, monkeypatch):
+    class Watching(optuna.pruners.MedianPruner):
+        seen = []
+
+        def prune(self, study, trial):
+            self.seen.append([t.intermediate_values for t in study.trials])
+            return super().prune(study, trial)
+
+    asked = oracle(12, sampler="qmc", pruner=Watching(n_startup_trials=2))
+    asked.verbose = 0
+    asked._set_project_dir(tmp_path, "project")
+    asked.hyperparameters.Float("x", 0.0, 1.0)
+    parsed, loads = [], json.loads
+    monkeypatch.setattr("json.loads", lambda text: parsed.append(text) or loads(text))
+    pruned = []
+    for number in range(12):
+        (trial,) = asked.create_trials("tuner", 1)
+        curve = [number + 1.0 / epoch for epoch in range(1, 6)]  # ever worse
+        told = [
+            asked.update_trial(trial.trial_id, {"val_loss": v}, step=s).status
+            for s, v in enumerate(curve)
+        ]
+        pruned.append("STOPPED" in told)
+        asked.describe(
+            trial.trial_id, {"status": "ok", "score": curve[-1], "curves": {"val_loss": curve}}
+        )
+        trial.status = "COMPLETED"
+        asked.end_trial(trial)
+    assert pruned == [False] * 2 + [True] * 10
+    assert Watching.seen[-1] == [
+        {epoch: number + 1.0 / epoch for epoch in range(1, 6)} for number in range(11)
+    ]
+    assert len([text for text in parsed if text.startswith('{"status"')]) == 11
+    asked.close()
+
+
 # With KerasTuner's parts.
 
 

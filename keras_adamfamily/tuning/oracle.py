@@ -165,6 +165,7 @@ class OptunaOracle(keras_tuner.Oracle):
         self._claimed: dict[str, FrozenTrial] = {}
         self._curves: dict[str, list[float | None]] = {}
         self._results: dict[str, dict[str, Any]] = {}
+        self._ended_of: dict[str, tuple[optuna.Study, set[int]]] = {}
 
     def use(self, storage: Storage, *, block: int, startup_trials: int) -> None:
         """Keeps the trials of a study that has begun, in the order in which it has begun them."""
@@ -438,17 +439,35 @@ class OptunaOracle(keras_tuner.Oracle):
 
     def _mirror(self, trials: Sequence[FrozenTrial], known: int) -> optuna.Study:
         """A study in memory with the trials so far; the results of only the first `known`."""
-        with quiet():
-            study = optuna.create_study(direction=self._opened().direction)
+        study = self._study_in_memory()
         for trial in trials:
-            trial = copy.copy(trial)
             if trial.number >= known:
+                trial = copy.copy(trial)
                 trial.state, trial.values, trial.datetime_complete = TrialState.RUNNING, None, None
-            elif RESULT in trial.user_attrs:
-                curves = json.loads(trial.user_attrs[RESULT]).get("curves", {})
-                curve = curves.get(self.objective.name, [])
-                trial.intermediate_values = by_epoch(curve)
+            else:
+                trial = self._with_curve(trial)
             study.add_trial(trial)
+        return study
+
+    def _study_in_memory(self) -> optuna.Study:
+        with quiet():
+            return optuna.create_study(direction=self._opened().direction)
+
+    def _with_curve(self, trial: FrozenTrial) -> FrozenTrial:
+        """A trial that has the whole of its curve for Optuna, if it has ended."""
+        trial = copy.copy(trial)
+        if RESULT in trial.user_attrs:
+            curves = json.loads(trial.user_attrs[RESULT]).get("curves", {})
+            trial.intermediate_values = by_epoch(curves.get(self.objective.name, []))
+        return trial
+
+    def _ended(self, group: str) -> optuna.Study:
+        """A study in memory of the trials that have ended, to which each is added once."""
+        study, known = self._ended_of.setdefault(group, (self._study_in_memory(), set()))
+        for trial in self._opened().trials(group):
+            if trial.state.is_finished() and trial.number not in known:
+                known.add(trial.number)
+                study.add_trial(self._with_curve(trial))
         return study
 
     def _suggested(self, study: optuna.Study, group: str, number: int):
@@ -552,8 +571,7 @@ class OptunaOracle(keras_tuner.Oracle):
         if not frozen.intermediate_values:
             return False
         group = trial_id.rpartition("-")[0]
-        trials = [t for t in self._opened().trials(group) if t.number != frozen.number]
-        return self.pruner.prune(self._mirror(trials, len(trials) + 1), frozen)
+        return self.pruner.prune(self._ended(group), frozen)
 
 
 def _checked_pruner(pruner: Any) -> Any:
