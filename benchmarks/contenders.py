@@ -35,7 +35,10 @@ def keras_step(make, jit=True):
 
     def contender(shapes):
         optimizer = make()
-        variables = [keras.Variable(x) for x in arrays(shapes)]
+        # By its name NDAdam knows what holds weight vectors.
+        variables = [
+            keras.Variable(x, name="kernel" if x.ndim > 1 else "bias") for x in arrays(shapes)
+        ]
         grads = [ops.convert_to_tensor(x) for x in arrays(shapes, 1)]
         optimizer.build(variables)
         if BACKEND == "torch":

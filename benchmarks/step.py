@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 import keras
+import numpy as np
 
 import keras_adamfamily as kaf
 from benchmarks.contenders import BACKEND, KERAS_FORM, contenders
@@ -51,7 +52,9 @@ def streams(case):
     over four batches is about that of one plain step.
     """
     rule, around = CASES[case]
-    slots = len(getattr(kaf, rule)(**KERAS_FORM.get(rule, {})).slots)
+    optimizer = getattr(kaf, rule)(**KERAS_FORM.get(rule, {}))
+    optimizer.build([keras.Variable(np.ones((8, 8)), name="kernel")])
+    slots = sum(tuple(variable.shape) == (8, 8) for variable in optimizer.variables)
     if "state_dtype" in around:
         slots //= 2
     reads, writes = 2 + slots, 1 + slots
@@ -167,6 +170,10 @@ def draw(records, path):
     for r in records:
         cases.setdefault(r["shape"], {}).setdefault(r["case"], []).append(r)
     contenders = list(dict.fromkeys(r["contender"] for r in records))
+    marks = {
+        name: {"color": f"C{k}", "marker": "o" if name.startswith("ours") else "DsPX^v"[k % 6]}
+        for k, name in enumerate(contenders)
+    }
     figure, panels = plt.subplots(
         len(cases),
         figsize=(9, 1.5 + 0.26 * sum(len(of) + 2 for of in cases.values())),
@@ -178,10 +185,8 @@ def draw(records, path):
     for panel, (shape, of) in zip(panels[:, 0], cases.items(), strict=True):
         for line, rs in enumerate(of.values()):
             for r in sorted(rs, key=lambda r: r["contender"].startswith("ours")):
-                k = contenders.index(r["contender"])
-                ours = r["contender"].startswith("ours")
-                style = {"marker": "o" if ours else "DsPX^v"[k % 6], "zorder": 3 if ours else 2}
-                panel.scatter(r["ratio"], line, s=45 if ours else 25, color=f"C{k}", **style)
+                size = 45 if r["contender"].startswith("ours") else 25
+                panel.scatter(r["ratio"], line, s=size, zorder=2, **marks[r["contender"]])
         panel.axvline(1.0, color="black", linewidth=0.8)
         panel.set_yticks(range(len(of)), of)
         panel.set_ylim(len(of) - 0.5, -0.5)
@@ -193,9 +198,8 @@ def draw(records, path):
     panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     panel.set_xticks([], minor=True)
     panel.set_xlabel("time of one step, in units of the bandwidth floor (mlp: mostly overhead)")
-    for k, name in enumerate(contenders):
-        marker = "o" if name.startswith("ours") else "DsPX^v"[k % 6]
-        panels[0, 0].scatter([], [], color=f"C{k}", marker=marker, label=name)
+    for name in contenders:
+        panels[0, 0].scatter([], [], label=name, **marks[name])
     figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=5)
     figure.savefig(path, dpi=100)
 

@@ -61,7 +61,7 @@ def clipping_factors(grads, clipnorm, global_clipnorm) -> list:
     bound = clipnorm or global_clipnorm
     factors = bound / norms.clamp_min(bound)
     if factors.device.type != "cpu":  # where looking at them would wait for the device
-        return list(factors.unbind())
+        return list(torch.unbind_copy(factors))
     return [None if f == 1.0 else f for f in factors.tolist()]
 
 
@@ -89,10 +89,12 @@ class Kernels:
             gs = [grads[i].contiguous() for i in positions]
             fs = [factors and factors[i] for i in positions]
             states = [o._states[indices[i]] for i in positions]
-            weights = [o._trainable_variables[indices[i]]._value for i in positions]
+            weights = [_contiguous(o._trainable_variables[indices[i]]._value) for i in positions]
             state = {name: [s[name]._value for s in states] for name in states[0]}
-            if self.fused and all(
-                self.fused(*part, c, fraction, inside) for part in _parts(gs, fs, weights, state)
+            if (
+                self.fused
+                and _fits(weights)
+                and all(self.fused(*p, c, fraction, inside) for p in _parts(gs, fs, weights, state))
             ):
                 continue
             if c.decay is not None and self.program:  # one program for all that it may be
@@ -153,7 +155,8 @@ class Kernels:
         if self.program and (flat or tensors[0].numel() > SMALL):
             scale = factor
             if any((self.optimizer.clipnorm, self.optimizer.global_clipnorm)):  # one program
-                scale = torch.as_tensor(1.0 if factor is None else factor, dtype=tensors[0].dtype)
+                one = torch.ones((), dtype=tensors[0].dtype, device=tensors[0].device)
+                scale = one if factor is None else torch.as_tensor(factor, dtype=one.dtype)
             try:
                 return self.program(tensors, scale, *rest)
             except Exception as error:  # of TorchDynamo, of TorchInductor, of the C compiler
@@ -166,7 +169,16 @@ class Kernels:
             _update(tensors, factor, *rest)
 
 
+def _contiguous(weight):
+    """A weight with its elements in order in memory; Keras's `Orthogonal` makes transposed ones."""
+    if not weight.is_contiguous():
+        weight.data = weight.data.contiguous()
+    return weight
+
+
 def _scaled(grads, factors) -> list:
+    if isinstance(factors[0], torch.Tensor):
+        return list(torch._foreach_mul(grads, factors))
     return [g if f is None else g * f for g, f in zip(grads, factors, strict=True)]
 
 
@@ -272,7 +284,7 @@ def _fused_kernel(optimizer):
 
 def _fused_adam(grads, weights, state, c, fraction, inside) -> bool:
     """With the kernel's own step at infinity its bias corrections are 1, and ours stand in `c`."""
-    if not _fits(weights) or not is_positive(c.epsilon):
+    if not is_positive(c.epsilon):
         return False
     alpha, decay = float(c.alpha), 0.0
     if inside and fraction is not None:
@@ -302,7 +314,7 @@ def _fused_adam(grads, weights, state, c, fraction, inside) -> bool:
 def _fused_sgd(grads, weights, state, c, fraction, inside) -> bool:
     """The kernel's buffer holds gradients; ours holds steps, `-lr * g` of them."""
     momentum, rate = float(c.momentum), float(c.lr)
-    if not _fits(weights) or (state and not momentum):
+    if state and not momentum:
         return False
     if fraction is not None and not inside:
         _decay_first(weights, float(fraction))
@@ -322,7 +334,7 @@ def _fused_sgd(grads, weights, state, c, fraction, inside) -> bool:
 
 
 def _fused_adagrad(grads, weights, state, c, fraction, inside) -> bool:
-    if not _fits(weights) or not is_positive(c.epsilon):
+    if not is_positive(c.epsilon):
         return False
     if fraction is not None and not inside:
         _decay_first(weights, float(fraction))

@@ -11,6 +11,7 @@ from tests.steps import BACKEND, largest_difference, random_problem, trajectory,
 pytestmark = pytest.mark.skipif(BACKEND != "torch", reason="PyTorch's kernels")
 
 if BACKEND == "torch":
+    import keras
     import torch
     from keras import ops
 
@@ -200,6 +201,26 @@ def test_accumulation_in_place_is_the_mean(plainly):
 
     for name in ("AdamW", "Nadam", "SWATS"):
         assert largest_difference(run(name), plainly(lambda name=name: run(name))) < 1e-6
+
+
+@pytest.mark.parametrize("name", ["AdamW", "SGD", "Nadam"])
+@pytest.mark.parametrize("clipping", [{}, {"clipnorm": 0.1}])
+def test_weights_of_any_layout(name, clipping, monkeypatch, plainly):
+    """Keras's `Orthogonal`, the default of recurrent kernels, makes transposed weights."""
+    monkeypatch.setattr(kernels, "PIECE", 20)
+    value = keras.initializers.Orthogonal(seed=0)((6, 6))
+    gradients = [torch.from_numpy(np.random.RandomState(i).randn(6, 6)).float() for i in range(3)]
+
+    def run():
+        variable = keras.Variable(value)
+        variable._value.data = value.T.contiguous().T
+        assert not variable.value.is_contiguous()
+        optimizer = make(name, learning_rate=0.1, **clipping)
+        for gradient in gradients:
+            optimizer.apply([gradient], [variable])
+        return [variable.value.detach().numpy().copy()]
+
+    assert largest_difference(run(), plainly(run)) < 1e-6
 
 
 def test_gradients_of_any_layout(plainly):
