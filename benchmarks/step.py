@@ -116,9 +116,11 @@ def measure(case, shape_name, rounds):
         steps[name] = make(shapes)
         first[name] = seconds(steps[name], 1)
     floor, kind = mover(size, *streams(case))
-    times = {name: [] for name in ("floor", *steps)}
+    turns = list({"floor": floor, **steps}.items())
+    times = {name: [] for name, _ in turns}
     for one in range(rounds + 1):
-        for name, step in {"floor": floor, **steps}.items():
+        turns.append(turns.pop(0))  # who comes after whom matters
+        for name, step in turns:
             elapsed = seconds(step, count)
             if one:  # the first round warms up
                 times[name].append(elapsed)
