@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import filelock
 import h5py
 import keras
 
+from keras_adamfamily.callbacks import without_optimizer
 from keras_adamfamily.tuning.trial import FINAL, SEARCH, Asked, one_line
 
 ENDING = ".weights.h5"
@@ -102,10 +102,11 @@ class Weights:
         try:
             if not model.built:
                 model.build_from_config(kept["build"])
+                model.built = True  # Keras leaves it false for a subclass without `build`
             sizes = _sizes(model)
             if sizes != kept["sizes"]:
                 raise ValueError("it has {} parameters in {} variables".format(*sizes))
-            with _without_optimizer(model):
+            with without_optimizer(model):
                 model.load_weights(path)
         except Exception as error:  # whatever a model's layers raise
             kind = "{} parameters in {} variables".format(*kept["sizes"])
@@ -135,11 +136,11 @@ class Weights:
 
     def _write(self, run: Asked, score: float, model: keras.Model) -> None:
         name = self._name(run)
-        new = self._path(f".{name}.{os.getpid()}")
+        new = self._path(f".{name}")  # one for all, under the lock: what is left of a crash goes
         content = {**vars(run), "score": score, "sizes": _sizes(model)}
         content["build"] = model.get_build_config()
         try:
-            with _without_optimizer(model):
+            with without_optimizer(model):
                 model.save_weights(new)
             with h5py.File(new, "a") as file:
                 file.attrs[RUN] = json.dumps(content)
@@ -151,16 +152,6 @@ class Weights:
             worst = max(self._kept, key=lambda name: self._cost(self._kept[name]))
             self._path(worst).unlink(missing_ok=True)
             del self._kept[worst]
-
-
-@contextlib.contextmanager
-def _without_optimizer(model: keras.Model) -> Iterator[None]:
-    """Keras would take its state for weights."""
-    optimizer, model.optimizer = model.optimizer, None
-    try:
-        yield
-    finally:
-        model.optimizer = optimizer
 
 
 def _run_in(path: Path) -> dict[str, Any] | None:
