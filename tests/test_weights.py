@@ -184,6 +184,10 @@ def test_a_new_best_configuration_takes_over(tmp_path):
     study.close()
     again, _ = check(tune(tmp_path, max_trials=8, **settings), build_model, "AdamW")
     assert again.hyperparameters != first.hyperparameters
+    study = tuning.Study(tmp_path)
+    study.weights().keep(first.asked, -1.0, lambda: pytest.fail("it is the best no longer"))
+    assert study.weights().has(again.asked)
+    study.close()
 
 
 def test_errors_of_best_model(tmp_path):

@@ -157,6 +157,11 @@ class OptimizerTuner(keras_tuner.Tuner):
         """
         asked = self._asked(trial)
         if not self.weights.has(asked):
+            if is_chief_oracle():
+                raise ValueError(
+                    f"the weights of trial {trial.trial_id!r} are not in "
+                    f"{str(self.weights.folder)!r}: the worker that trained it has them in its own"
+                )
             raise ValueError(
                 f"the weights of trial {trial.trial_id!r} are not kept, only those of the best "
                 f"`keep_weights={self.keep_weights}` trials are. Make the tuner with more, or "

@@ -32,7 +32,9 @@ class Weights:
         name_of: From a run to the name of its file.
         most: How many files there may be; then the worst one goes.
         role: What is kept: `"search"` or `"final"`. Of the latter, a run of another configuration
-            takes the file over in any case: the best one has changed.
+            takes the file over, however good the runs of the old one were.
+        is_current: Whether a run may be kept, asked once it is better: one of another process may
+            be of a configuration that is the best no longer.
         note: Gets a line of text if a file cannot be written, which does not stop the search.
     """
 
@@ -44,9 +46,11 @@ class Weights:
         *,
         most: int = 10**9,
         role: str = SEARCH,
+        is_current: Callable[[Asked], bool] = lambda run: True,
         note: Callable[[str], None] = print,
     ):
         self.folder, self.role, self.most, self.note = Path(folder), role, most, note
+        self._is_current = is_current
         self._name_of, self._sign = name_of, -1.0 if direction == "max" else 1.0
         self._kept: dict[str, dict[str, Any]] = {}
 
@@ -77,7 +81,7 @@ class Weights:
                 files = self.folder.glob(f"[!.]*{ENDING}")
                 runs = {file.name.removesuffix(ENDING): _run_in(file) for file in files}
                 self._kept = {name: kept for name, kept in runs.items() if kept is not None}
-                if self.wants(run, score):
+                if self.wants(run, score) and self._is_current(run):
                     self._write(run, score, model())
         except Exception as error:  # whatever a model's layers raise
             self.note(f"The weights of {self._name(run)} are not kept: {one_line(error)}")
