@@ -77,9 +77,9 @@ def test_weights_of_the_last_epoch_are_kept_where_others_are_restored(tmp_path):
     assert check_with(study).epoch == 2
 
 
-def check_with(study, build=build_model):
-    run = study.scoring.best_run("AdamW", "final")
-    model = study.best_model(build, "AdamW")
+def check_with(study, role="final"):
+    run = study.scoring.best_run("AdamW", role)
+    model = study.best_model(build_model, "AdamW")
     loss = model.evaluate(*blobs(1), batch_size=16, verbose=0)[0]
     assert loss == pytest.approx(run.score, abs=1e-6)
     return run
@@ -92,9 +92,9 @@ def test_averages_are_kept_where_a_callback_of_keras_swaps_them(on_epoch, tmp_pa
         keras.callbacks.SwapEMAWeights(swap_on_epoch=on_epoch),
         keras.callbacks.EarlyStopping("val_loss", patience=1, min_delta=9.0),
     ]
-    settings = {"optimizers": space, "max_trials": 1, "finalist_seeds": 1, "strategy": "fit"}
+    settings = {"optimizers": space, "max_trials": 1, "finalist_seeds": 0, "strategy": "fit"}
     study = tune(tmp_path, epochs=4, callbacks=callbacks, **settings)
-    assert check_with(study).epoch == 2
+    assert check_with(study, "search").epoch == 2
 
 
 class Subclass(keras.Model):
@@ -115,10 +115,10 @@ def subclass():
 
 
 def test_a_subclass_that_its_first_batch_builds(tmp_path):
-    settings = {"optimizers": ["AdamW"], "max_trials": 1, "finalist_seeds": 1, "strategy": "fit"}
+    settings = {"optimizers": ["AdamW"], "max_trials": 1, "finalist_seeds": 0, "strategy": "fit"}
     study = tune(tmp_path, subclass, objective="val_loss", **settings)
-    run = study.scoring.best_run("AdamW", "final")
-    loss = study.best_model(subclass).evaluate(*blobs(1), batch_size=16, verbose=0)
+    run = study.scoring.best_run("AdamW", "search")
+    loss = study.best_model(subclass, "AdamW").evaluate(*blobs(1), batch_size=16, verbose=0)
     assert loss == pytest.approx(run.score, abs=1e-6)
 
 
@@ -249,16 +249,16 @@ def test_each_trial_of_a_group_has_its_own_file(tmp_path):
 
     data = (blobs(0)[0], blobs(0)[0][:, :3])
     tuner = tuning.OptimizerTuner(
-        tuning.OptunaOracle("val_loss", max_trials=4, seed=1, group_by="act"),
+        tuning.OptunaOracle("val_loss", max_trials=2, seed=1, group_by="act"),
         tuning.OptimizerHyperModel(build, tuning.SearchSpace(["AdamW"]), **LENGTH),
         strategy="fit",
         directory=tmp_path,
         project_name="p",
-        keep_weights=4,
+        keep_weights=2,
     )
     tuner.search(*data, validation_data=data, epochs=1, verbose=0)
     files = {file.name.split(".")[0] for file in (tmp_path / "p" / "weights").glob("[!.]*")}
-    assert files == set(tuner.oracle.trials) and len(tuner.get_best_models(4)) == 4
+    assert files == set(tuner.oracle.trials) and len(tuner.get_best_models(2)) == 2
 
 
 # A file for each, taken over whole or not at all.
