@@ -153,7 +153,7 @@ class SnapshotEnsemble(keras.callbacks.Callback):
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"cycle-{cycle}.weights.h5"
-        with _without_optimizer(model):
+        with without_optimizer(model):
             model.save_weights(path, overwrite=True)
         self.snapshots[cycle] = path
 
@@ -161,7 +161,7 @@ class SnapshotEnsemble(keras.callbacks.Callback):
         if isinstance(snapshot, list):
             model.set_weights(snapshot)
         else:
-            with _without_optimizer(model):
+            with without_optimizer(model):
                 model.load_weights(snapshot)
 
     @staticmethod
@@ -245,7 +245,7 @@ class EvaluateEMAWeights(keras.callbacks.Callback):
 
 
 @contextlib.contextmanager
-def _without_optimizer(model):
+def without_optimizer(model):
     """Keras writes the optimizer's state into weight files, and reads it from them."""
     optimizer = vars(model).get("optimizer")
     vars(model)["optimizer"] = None

@@ -74,16 +74,93 @@ def test_weights_of_the_last_epoch_are_kept_where_others_are_restored(tmp_path):
         "val_loss", patience=1, min_delta=9.0, restore_best_weights=True
     )
     study = tune(tmp_path, epochs=4, callbacks=[stopping], max_trials=2)
-    run, _ = check_with(study, epochs=4)
-    assert run.epoch == 2
+    assert check_with(study).epoch == 2
 
 
-def check_with(study, **length):
-    run = study.scoring.best_run("AdamW", "final")
+def check_with(study, role="final"):
+    run = study.scoring.best_run("AdamW", role)
     model = study.best_model(build_model, "AdamW")
     loss = model.evaluate(*blobs(1), batch_size=16, verbose=0)[0]
     assert loss == pytest.approx(run.score, abs=1e-6)
-    return run, model
+    return run
+
+
+@pytest.mark.parametrize("on_epoch", [True, False])
+def test_averages_are_kept_where_a_callback_of_keras_swaps_them(on_epoch, tmp_path):
+    space = tuning.SearchSpace(["AdamW"], fix={"use_ema": True, "ema_momentum": 0.5})
+    callbacks = [
+        keras.callbacks.SwapEMAWeights(swap_on_epoch=on_epoch),
+        keras.callbacks.EarlyStopping("val_loss", patience=1, min_delta=9.0),
+    ]
+    settings = {"optimizers": space, "max_trials": 1, "finalist_seeds": 0, "strategy": "fit"}
+    study = tune(tmp_path, epochs=4, callbacks=callbacks, **settings)
+    assert check_with(study, "search").epoch == 2
+
+
+class Subclass(keras.Model):
+    """Its first batch builds it, and no `build` does."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(3)
+
+    def call(self, inputs):
+        return self.dense(inputs)
+
+
+def subclass():
+    model = Subclass()
+    model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model
+
+
+def test_a_subclass_that_its_first_batch_builds(tmp_path):
+    settings = {"optimizers": ["AdamW"], "max_trials": 1, "finalist_seeds": 0, "strategy": "fit"}
+    study = tune(tmp_path, subclass, objective="val_loss", **settings)
+    run = study.scoring.best_run("AdamW", "search")
+    loss = study.best_model(subclass, "AdamW").evaluate(*blobs(1), batch_size=16, verbose=0)
+    assert loss == pytest.approx(run.score, abs=1e-6)
+
+
+class OwnLoop(keras_tuner.HyperModel):
+    """Calls of its callbacks only what it needs, as KerasTuner's guide does."""
+
+    def build(self, hp):
+        model = Subclass()
+        self.rate = hp.Choice("rate", [0.5, 1.0])
+        return model
+
+    def fit(self, hp, model, x, y, validation_data, callbacks, **kwargs):
+        for callback in callbacks:
+            callback.set_model(model)
+        model(x)
+        for epoch in range(3):
+            model.set_weights([(epoch + 1) * self.rate * np.ones(w.shape) for w in model.weights])
+            for callback in callbacks:
+                callback.on_epoch_end(epoch, logs={"own": (epoch + 1) * self.rate})
+
+
+@pytest.mark.parametrize("kind", [tuning.OptunaOracle, keras_tuner.oracles.RandomSearchOracle])
+def test_a_training_loop_of_ones_own(kind, tmp_path):
+    oracle = kind(objective=keras_tuner.Objective("own", "max"), max_trials=2, seed=1)
+    tuner = tuning.OptimizerTuner(oracle, OwnLoop(), directory=tmp_path, project_name="p")
+    tuner.search(*blobs(0), validation_data=blobs(1), epochs=9, verbose=0)
+    best = tuner.oracle.get_best_trials(1)[0]
+    (model,) = tuner.get_best_models()
+    assert np.all(model.get_weights()[0] == best.score) and best.score in (1.5, 3.0)
+
+
+@pytest.mark.parametrize("pruner", [None, "halving"])
+@pytest.mark.parametrize("keep_weights", [0, 1])
+def test_an_objective_that_is_not_there_ends_the_search(pruner, keep_weights, tmp_path):
+    oracle = tuning.OptunaOracle(
+        "val_accuracy", max_trials=2, pruner=pruner and tuning.Halving(2, 1)
+    )
+    hypermodel = tuning.OptimizerHyperModel(subclass, tuning.SearchSpace(["AdamW"]), **LENGTH)
+    project = {"directory": tmp_path, "project_name": "p", "keep_weights": keep_weights}
+    tuner = tuning.OptimizerTuner(oracle, hypermodel, strategy="fit", **project)
+    with pytest.raises(ValueError, match="one of loss, val_loss. .*objective='val_accuracy'"):
+        tuner.search(*blobs(0), validation_data=blobs(1), epochs=2, verbose=0)
 
 
 @pytest.mark.parametrize("strategy", LONG)
@@ -107,6 +184,10 @@ def test_a_new_best_configuration_takes_over(tmp_path):
     study.close()
     again, _ = check(tune(tmp_path, max_trials=8, **settings), build_model, "AdamW")
     assert again.hyperparameters != first.hyperparameters
+    study = tuning.Study(tmp_path)
+    study.weights().keep(first.asked, -1.0, lambda: pytest.fail("it is the best no longer"))
+    assert study.weights().has(again.asked)
+    study.close()
 
 
 def test_errors_of_best_model(tmp_path):
@@ -160,6 +241,26 @@ def test_best_models_of_a_tuner(kind, strategy, tmp_path):
         tuner(8, keep_weights=-1)
 
 
+def test_each_trial_of_a_group_has_its_own_file(tmp_path):
+    def build(hp):
+        model = keras.Sequential([keras.layers.Dense(3, hp.Choice("act", ["relu", "tanh"]))])
+        model.compile(loss="mse")
+        return model
+
+    data = (blobs(0)[0], blobs(0)[0][:, :3])
+    tuner = tuning.OptimizerTuner(
+        tuning.OptunaOracle("val_loss", max_trials=2, seed=1, group_by="act"),
+        tuning.OptimizerHyperModel(build, tuning.SearchSpace(["AdamW"]), **LENGTH),
+        strategy="fit",
+        directory=tmp_path,
+        project_name="p",
+        keep_weights=2,
+    )
+    tuner.search(*data, validation_data=data, epochs=1, verbose=0)
+    files = {file.name.split(".")[0] for file in (tmp_path / "p" / "weights").glob("[!.]*")}
+    assert files == set(tuner.oracle.trials) and len(tuner.get_best_models(2)) == 2
+
+
 # A file for each, taken over whole or not at all.
 
 
@@ -205,5 +306,7 @@ def test_what_cannot_be_written_leaves_the_old_file_and_is_said(tmp_path, monkey
     assert better.optimizer is not None
     assert value_of(weights, run(0)) == pytest.approx(0.5) and not weights.has(run(1))
     assert [file.name for file in tmp_path.glob("*.h5")] == ["AdamW.weights.h5"]
+    left = tmp_path / ".AdamW.weights.h5"
+    left.write_bytes(b"of a process that was killed")
     weights.keep(run(1), 0.1, lambda: better)
-    assert weights.has(run(1))
+    assert weights.has(run(1)) and not left.exists()

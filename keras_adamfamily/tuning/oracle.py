@@ -463,7 +463,9 @@ class OptunaOracle(keras_tuner.Oracle):
 
     def _ended(self, group: str) -> optuna.Study:
         """A study in memory of the trials that have ended, to which each is added once."""
-        study, known = self._ended_of.setdefault(group, (self._study_in_memory(), set()))
+        if group not in self._ended_of:
+            self._ended_of[group] = self._study_in_memory(), set()
+        study, known = self._ended_of[group]
         for trial in self._opened().trials(group):
             if trial.state.is_finished() and trial.number not in known:
                 known.add(trial.number)

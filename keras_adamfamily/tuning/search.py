@@ -27,7 +27,14 @@ from keras_adamfamily.tuning.progress import Progress
 from keras_adamfamily.tuning.space import DEFAULT_OPTIMIZERS, SearchSpace
 from keras_adamfamily.tuning.storage import STATES, running
 from keras_adamfamily.tuning.study import Settings, Study, finals_of
-from keras_adamfamily.tuning.trial import FINAL, Asked, Training, TrialResult, one_line
+from keras_adamfamily.tuning.trial import (
+    FINAL,
+    Asked,
+    Training,
+    TrialResult,
+    check_objective,
+    one_line,
+)
 from keras_adamfamily.tuning.tuner import PATIENCE, OptimizerTuner
 from keras_adamfamily.validation import POSITIVE, check_float, check_integer
 
@@ -214,7 +221,8 @@ def plan(
         build_model: As in `tune`.
         train: Likewise.
         validation: Likewise.
-        **settings: Likewise, but for `directory`, `storage`, `console` and `max_minutes`.
+        **settings: Likewise, but for `directory`, `storage`, `console`, `max_minutes` and
+            `keep_weights`.
 
     Example:
 
@@ -494,11 +502,7 @@ def _rehearse(hypermodel: OptimizerHyperModel, training: Training) -> int:
     except Exception as error:
         raise RuntimeError(f"`build_model` gave no model that trains: {one_line(error)}") from error
     logs = model.history.history
-    if training.objective.name not in logs:
-        raise ValueError(
-            f"`objective` must be one of {', '.join(logs)}. "
-            f"Received: objective={training.objective.name!r}"
-        )
+    check_objective(training.objective.name, logs)
     return model.count_params()
 
 

@@ -27,7 +27,7 @@ from keras_adamfamily.tuning.hypermodel import OptimizerHyperModel
 from keras_adamfamily.tuning.leaderboard import LeaderboardRow, Scoring, verdict
 from keras_adamfamily.tuning.space import SearchSpace
 from keras_adamfamily.tuning.storage import STATES, Storage, running
-from keras_adamfamily.tuning.trial import FINAL, SEARCH, TrialResult
+from keras_adamfamily.tuning.trial import FINAL, SEARCH, Asked, TrialResult
 from keras_adamfamily.tuning.weights import Weights
 
 
@@ -283,8 +283,17 @@ class Study:
             self.settings.direction,
             lambda run: run.optimizer,
             role=FINAL if self.settings.finalist_seeds else SEARCH,
+            is_current=self._is_of_best,
             note=note,
         )
+
+    def _is_of_best(self, run: Asked) -> bool:
+        """Whether a run on a fresh seed is of what is the best trial by now, in any process."""
+        if run.role != FINAL:
+            return True
+        self.refresh()
+        best = self.scoring.best_trial(run.optimizer)
+        return best is not None and best.hyperparameters == run.hyperparameters
 
     def best_code(self) -> str:
         """The winning optimizer as an expression, with `import keras_adamfamily as kaf`."""

@@ -10,7 +10,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -189,13 +189,16 @@ class Training:
         asked: Asked,
         is_hopeless: Callable[[int, dict[str, float]], bool] | None = None,
     ) -> TrialResult:
-        """Trains from scratch by `fit`. An exception is not raised but becomes a result.
+        """Trains from scratch by `fit`. An exception in it is not raised but becomes a result.
 
         Args:
             hypermodel: Builds and fits the model.
             asked: What to train.
             is_hopeless: Called as `is_hopeless(epoch, logs)` with each epoch, counted from 0;
                 where it returns true the trial is pruned.
+
+        Raises:
+            ValueError: If there is no such objective: the same holds for every other trial.
         """
         start = time.perf_counter()
         recorder = _Recorder(self, asked, is_hopeless)
@@ -208,13 +211,14 @@ class Training:
             if isinstance(hypermodel, OptimizerHyperModel):
                 share_program(model, hypermodel.space.traced(asked.optimizer).values())
             self.fit(hypermodel, asked.hp(), model, recorder)
-            facts = facts_of(model.optimizer)
+            facts = facts_of(getattr(model, "optimizer", None))
         except Exception as error:
             status, cause = FAILED, one_line(error)
         else:
             if recorder.diverged:
                 status, cause = DIVERGED, f"{', '.join(recorder.diverged)} not finite"
             else:
+                check_objective(self.objective.name, recorder.curves)
                 status = PRUNED if recorder.pruned else OK
                 score = recorder.curves[self.objective.name][-1]
             if recorder.weights is not None and status == OK:
@@ -241,6 +245,14 @@ class Training:
             callbacks=[*self.all_callbacks, *callbacks],
             verbose=0,
             class_weight=self.class_weight,
+        )
+
+
+def check_objective(name: str, logs: Iterable[str]) -> None:
+    """Raises a `ValueError`, of the kind that KerasTuner too lets out of a search."""
+    if name not in logs:
+        raise keras_tuner.errors.FatalValueError(
+            f"`objective` must be one of {', '.join(logs)}. Received: objective={name!r}"
         )
 
 
@@ -289,26 +301,47 @@ class _Recorder(keras.callbacks.Callback):
         self.epoch = epoch + 1
 
     def on_epoch_end(self, epoch, logs=None):
+        self.epoch, self.weights = epoch + 1, None
         logs = {name: short(value) for name, value in (logs or {}).items()}
+        objective = self.training.objective.name
         for name, value in logs.items():
             self.curves.setdefault(name, []).append(value)
             if value is None and name in self.watched:
                 self.diverged.append(name)
-        if not self.diverged and self.is_hopeless is not None:
+        if not self.diverged and self.is_hopeless is not None and objective in logs:
             self.pruned = self.is_hopeless(epoch, logs)
         if self.diverged or self.pruned:
             self.model.stop_training = True
-        elif self.model.stop_training or epoch + 1 == self.params["epochs"]:
-            self._keep_weights(logs[self.training.objective.name])
+        elif objective in logs and self._may_be_last(epoch):
+            self._keep_weights(logs[objective])
+
+    def _may_be_last(self, epoch: int) -> bool:
+        """Of a training loop of one's own, which may set no `params`, any epoch may be it."""
+        last = (self.params or {}).get("epochs")
+        return getattr(self.model, "stop_training", False) or last in (None, epoch + 1)
 
     def _keep_weights(self, score: float) -> None:
         """Those that gave the score; when `fit` has ended they may be averages, or restored."""
         if self.training.weights is None or not self.training.weights.wants(self.asked, score):
             return
-        averaging = (EvaluateEMAWeights, keras.callbacks.SwapEMAWeights)
-        if any(isinstance(callback, averaging) for callback in self.training.all_callbacks):
-            self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
+        averages = EvaluateEMAWeights() if self._averages_are_elsewhere else None
+        if averages is not None:
+            averages.set_model(self.model)
+            averages.on_test_begin()
         self.weights = self.model.get_weights()
+        if averages is not None:
+            averages.on_test_end()
+
+    @property
+    def _averages_are_elsewhere(self) -> bool:
+        """Whether the score was measured at averages that are not in the model after the epoch."""
+        swaps = keras.callbacks.SwapEMAWeights
+        if any(isinstance(c, swaps) and c.swap_on_epoch for c in self.training.callbacks):
+            return False
+        averaging = (EvaluateEMAWeights, swaps)
+        return self.training.evaluate_average or any(
+            isinstance(c, averaging) for c in self.training.callbacks
+        )
 
 
 def short(value: Any) -> float | None:

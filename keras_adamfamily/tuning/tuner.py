@@ -87,12 +87,13 @@ class OptimizerTuner(keras_tuner.Tuner):
         self._choice: Choice | None = None
         self._together: Together | None = None
         self._names: set[str] = set()
+        self._group_by = getattr(oracle, "group_by", None)
         super().__init__(oracle, hypermodel, **kwargs)
         self._remembers = isinstance(oracle, OptunaOracle) and self.oracle is oracle
         self.weights = Weights(
             Path(self.project_dir, "weights"),
             oracle.objective.direction,
-            lambda trial: f"{trial.optimizer}-{trial.number}".strip("-"),
+            self._file_of,
             most=self.keep_weights,
             note=lambda text: self.note(text),
         )
@@ -156,6 +157,11 @@ class OptimizerTuner(keras_tuner.Tuner):
         """
         asked = self._asked(trial)
         if not self.weights.has(asked):
+            if is_chief_oracle():
+                raise ValueError(
+                    f"the weights of trial {trial.trial_id!r} are not in "
+                    f"{str(self.weights.folder)!r}: the worker that trained it has them in its own"
+                )
             raise ValueError(
                 f"the weights of trial {trial.trial_id!r} are not kept, only those of the best "
                 f"`keep_weights={self.keep_weights}` trials are. Make the tuner with more, or "
@@ -264,6 +270,12 @@ class OptimizerTuner(keras_tuner.Tuner):
             seed=self.seed,
             hyperparameters=values,
         )
+
+    def _file_of(self, asked: Asked) -> str:
+        """Named like the trial: an `OptunaOracle` counts those of each group."""
+        values = {**asked.hyperparameters, "optimizer": asked.optimizer}
+        group = values.get(self._group_by, asked.optimizer)
+        return f"{group}-{asked.number:04d}".strip("-")
 
     def _is_hopeless(
         self, trial: Trial, epochs: int

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import filelock
 import h5py
 import keras
 
+from keras_adamfamily.callbacks import without_optimizer
 from keras_adamfamily.tuning.trial import FINAL, SEARCH, Asked, one_line
 
 ENDING = ".weights.h5"
@@ -32,7 +32,9 @@ class Weights:
         name_of: From a run to the name of its file.
         most: How many files there may be; then the worst one goes.
         role: What is kept: `"search"` or `"final"`. Of the latter, a run of another configuration
-            takes the file over in any case: the best one has changed.
+            takes the file over, however good the runs of the old one were.
+        is_current: Whether a run may be kept, asked once it is better: one of another process may
+            be of a configuration that is the best no longer.
         note: Gets a line of text if a file cannot be written, which does not stop the search.
     """
 
@@ -44,9 +46,11 @@ class Weights:
         *,
         most: int = 10**9,
         role: str = SEARCH,
+        is_current: Callable[[Asked], bool] = lambda run: True,
         note: Callable[[str], None] = print,
     ):
         self.folder, self.role, self.most, self.note = Path(folder), role, most, note
+        self._is_current = is_current
         self._name_of, self._sign = name_of, -1.0 if direction == "max" else 1.0
         self._kept: dict[str, dict[str, Any]] = {}
 
@@ -77,7 +81,7 @@ class Weights:
                 files = self.folder.glob(f"[!.]*{ENDING}")
                 runs = {file.name.removesuffix(ENDING): _run_in(file) for file in files}
                 self._kept = {name: kept for name, kept in runs.items() if kept is not None}
-                if self.wants(run, score):
+                if self.wants(run, score) and self._is_current(run):
                     self._write(run, score, model())
         except Exception as error:  # whatever a model's layers raise
             self.note(f"The weights of {self._name(run)} are not kept: {one_line(error)}")
@@ -102,10 +106,11 @@ class Weights:
         try:
             if not model.built:
                 model.build_from_config(kept["build"])
+                model.built = True  # Keras leaves it false for a subclass without `build`
             sizes = _sizes(model)
             if sizes != kept["sizes"]:
                 raise ValueError("it has {} parameters in {} variables".format(*sizes))
-            with _without_optimizer(model):
+            with without_optimizer(model):
                 model.load_weights(path)
         except Exception as error:  # whatever a model's layers raise
             kind = "{} parameters in {} variables".format(*kept["sizes"])
@@ -135,11 +140,11 @@ class Weights:
 
     def _write(self, run: Asked, score: float, model: keras.Model) -> None:
         name = self._name(run)
-        new = self._path(f".{name}.{os.getpid()}")
+        new = self._path(f".{name}")  # one for all, under the lock: what is left of a crash goes
         content = {**vars(run), "score": score, "sizes": _sizes(model)}
         content["build"] = model.get_build_config()
         try:
-            with _without_optimizer(model):
+            with without_optimizer(model):
                 model.save_weights(new)
             with h5py.File(new, "a") as file:
                 file.attrs[RUN] = json.dumps(content)
@@ -151,16 +156,6 @@ class Weights:
             worst = max(self._kept, key=lambda name: self._cost(self._kept[name]))
             self._path(worst).unlink(missing_ok=True)
             del self._kept[worst]
-
-
-@contextlib.contextmanager
-def _without_optimizer(model: keras.Model) -> Iterator[None]:
-    """Keras would take its state for weights."""
-    optimizer, model.optimizer = model.optimizer, None
-    try:
-        yield
-    finally:
-        model.optimizer = optimizer
 
 
 def _run_in(path: Path) -> dict[str, Any] | None:
