@@ -13,10 +13,9 @@ import optuna
 import keras_adamfamily as kaf
 from keras_adamfamily import tuning
 from tests import test_tuning
-from tests.test_tuning import QUIET, blobs, build_model, copy_of, forget, what_matters
+from tests.test_tuning import QUIET, SLOW_BY_FIT, blobs, build_model, copy_of, forget, what_matters
 
 BACKEND = keras.config.backend()
-STRATEGIES = ["fit", *(["map"] if BACKEND == "jax" else [])]
 
 
 def tune(directory, build=build_model, **changes):
@@ -32,7 +31,7 @@ def test_a_time_that_is_up_ends_the_search_when_all_have_had_the_same(tmp_path):
     assert what_matters(later) == what_matters(tune(tmp_path / "b", **settings))
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", SLOW_BY_FIT)
 def test_halving_gives_up_the_worse_and_keeps_the_others_as_they_were(strategy, tmp_path):
     settings = {"max_trials": 18, "epochs": 6, "strategy": strategy, "sampler": "qmc"}
     whole = tune(tmp_path / "whole", **settings)
@@ -81,7 +80,7 @@ def test_resume_takes_the_settings_of_the_study(tmp_path):
     )
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", SLOW_BY_FIT)
 def test_schedules_batch_sizes_and_averages(strategy, tmp_path):
     space = tuning.SearchSpace(
         ["AdamW"],
@@ -112,7 +111,7 @@ def test_schedules_batch_sizes_and_averages(strategy, tmp_path):
     assert trial.curves["val_loss"] == pytest.approx(history["val_loss"], rel=1e-5)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", SLOW_BY_FIT)
 def test_early_stopping_and_class_weights(strategy, tmp_path):
     stopping = keras.callbacks.EarlyStopping("val_loss", patience=1, min_delta=0.05)
     study = tune(

@@ -26,6 +26,9 @@ from keras_adamfamily.tuning.trial import facts_of
 
 QUIET = Console(quiet=True)
 LENGTH = {"batch_size": 16, "dataset_size": 64, "epochs": 2}
+#: Strategies on this backend; and the same where `fit` takes too long for every run.
+STRATEGIES = ["fit", *(["map"] if keras.config.backend() == "jax" else [])]
+SLOW_BY_FIT = [*STRATEGIES[1:], pytest.param("fit", marks=pytest.mark.slow)]
 
 
 def blobs(seed=0, examples=64):
@@ -391,7 +394,13 @@ def test_wrong_space(arguments, message):
 # The hypermodel in stock tuners.
 
 
-@pytest.mark.parametrize("tuner", ["RandomSearch", "BayesianOptimization", "Hyperband"])
+@pytest.mark.parametrize(
+    "tuner",
+    [
+        "RandomSearch",
+        *(pytest.param(t, marks=pytest.mark.slow) for t in ("BayesianOptimization", "Hyperband")),
+    ],
+)
 def test_hypermodel_runs_in_stock_tuners(tmp_path, tuner):
     space = tuning.SearchSpace(["AdamW", "SGDW"])
     hypermodel = tuning.OptimizerHyperModel(build_model, space, **LENGTH)

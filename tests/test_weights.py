@@ -14,10 +14,8 @@ from keras_adamfamily import tuning
 from keras_adamfamily.tuning.trial import FINAL, Asked
 from keras_adamfamily.tuning.weights import Weights
 from tests import test_tuning
-from tests.test_tuning import blobs, build_model
+from tests.test_tuning import SLOW_BY_FIT, STRATEGIES, blobs, build_model
 
-STRATEGIES = ["fit", *(["map"] if keras.config.backend() == "jax" else [])]
-LONG = [*STRATEGIES[1:], pytest.param("fit", marks=pytest.mark.slow)]
 LENGTH = {"dataset_size": 64, "epochs": 2, "batch_size": 16}
 
 
@@ -50,7 +48,7 @@ def check(study, build, optimizer=None, role="final"):
     return run, model
 
 
-@pytest.mark.parametrize("strategy", LONG)
+@pytest.mark.parametrize("strategy", SLOW_BY_FIT)
 def test_best_model(strategy, tmp_path):
     study = tune(tmp_path, wide, strategy=strategy, finalist_seeds=3)
     for optimizer in (None, "AdamW", "SGDW"):
@@ -61,7 +59,7 @@ def test_best_model(strategy, tmp_path):
     check(tuning.Study(tmp_path), wide)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", SLOW_BY_FIT)
 @pytest.mark.parametrize("evaluate_average", [True, False])
 def test_weights_are_those_that_were_evaluated(strategy, evaluate_average, tmp_path):
     space = tuning.SearchSpace(["AdamW"], fix={"use_ema": True, "ema_momentum": 0.5})
@@ -163,7 +161,7 @@ def test_an_objective_that_is_not_there_ends_the_search(pruner, keep_weights, tm
         tuner.search(*blobs(0), validation_data=blobs(1), epochs=2, verbose=0)
 
 
-@pytest.mark.parametrize("strategy", LONG)
+@pytest.mark.parametrize("strategy", SLOW_BY_FIT)
 def test_without_fresh_seeds_the_best_trial_is_kept_also_when_there_are_more(strategy, tmp_path):
     settings = {"optimizers": ["AdamW"], "finalist_seeds": 0, "sampler": "random"}
     settings["strategy"] = strategy
@@ -211,7 +209,7 @@ def test_errors_of_best_model(tmp_path):
 ORACLES = keras_tuner.oracles
 
 
-@pytest.mark.parametrize("strategy", LONG)
+@pytest.mark.parametrize("strategy", SLOW_BY_FIT)
 @pytest.mark.parametrize("kind", [tuning.OptunaOracle, ORACLES.RandomSearchOracle])
 def test_best_models_of_a_tuner(kind, strategy, tmp_path):
     def tuner(max_trials, **arguments):
