@@ -29,6 +29,8 @@ from keras_adamfamily.numerics import is_positive
 
 #: Elements up to which a variable is joined with others, and of a piece that fits the cache.
 SMALL, PIECE = 2**16, 2**18
+#: Elements up to which PyTorch runs an operation on one thread; waking others takes longer.
+SERIAL = 2**15
 
 
 def available() -> bool:
@@ -163,7 +165,8 @@ class Kernels:
                 self.program = None
                 _tell(f"{error!r:.300}")
         if flat and tensors[0].device.type == "cpu":
-            for piece in zip(*(x.split(PIECE) for x in tensors), strict=True):
+            size = PIECE if tensors[0].numel() > PIECE else SERIAL
+            for piece in zip(*(x.split(size) for x in tensors), strict=True):
                 _update(piece, factor, *rest)
         else:
             _update(tensors, factor, *rest)
