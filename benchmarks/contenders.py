@@ -170,7 +170,10 @@ def _others(rule):
         if _installed("pytorch_optimizer") and rule in ("AdamW", "SGDW"):
             import pytorch_optimizer
 
-            found["pytorch_optimizer"] = torch_step(getattr(pytorch_optimizer, rule))
+            arguments = {"momentum": 0.9} if rule == "SGDW" else {}
+            found["pytorch_optimizer"] = torch_step(
+                lambda p: getattr(pytorch_optimizer, rule)(p, **arguments)
+            )
     return found
 
 
