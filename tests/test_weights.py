@@ -67,6 +67,7 @@ def test_weights_are_those_that_were_evaluated(strategy, evaluate_average, tmp_p
     check(tune(tmp_path, max_trials=2, **settings), build_model)
 
 
+@pytest.mark.slow
 def test_weights_of_the_last_epoch_are_kept_where_others_are_restored(tmp_path):
     stopping = keras.callbacks.EarlyStopping(
         "val_loss", patience=1, min_delta=9.0, restore_best_weights=True
