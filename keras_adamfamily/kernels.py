@@ -191,6 +191,9 @@ def _parts(grads, factors, weights, state):
     Those that are scaled come in pieces whose new gradients do not leave the cache. On a GPU all
     are scaled at once.
     """
+    if all(factor is None for factor in factors):
+        yield grads, weights, state
+        return
     on_cpu = grads[0].device.type == "cpu"
     cut = [
         k
