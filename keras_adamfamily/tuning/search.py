@@ -38,12 +38,8 @@ from keras_adamfamily.tuning.trial import (
 from keras_adamfamily.tuning.tuner import PATIENCE, OptimizerTuner
 from keras_adamfamily.validation import POSITIVE, check_float, check_integer
 
-NOT_PLANNED = (
-    "max_minutes",
-    "keep_weights",
-    "storage",
-    "console",
-)  # arguments of `tune` that `plan` lacks
+#: Arguments of `tune` that `plan` lacks.
+NOT_PLANNED = ("max_minutes", "keep_weights", "storage", "console")
 
 
 def tune(
