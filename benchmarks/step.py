@@ -269,9 +269,10 @@ def main():
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"))
     given = parser.parse_args()
     print(machine())
-    pairs = DEFAULT
+    shapes = given.shapes.split(",")
+    pairs = [(case, shape) for case, shape in DEFAULT if shape in shapes]
     if given.cases:
-        pairs = itertools.product(given.cases.split(","), given.shapes.split(","))
+        pairs = itertools.product(given.cases.split(","), shapes)
     records = run(pairs, given.rounds, given.seconds)
     write(given.out, f"step-{BACKEND}", records, step=records)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 
 import keras
@@ -65,12 +66,23 @@ def view(tensor, dtype: str):
     return tf.bitcast(tensor, dtype) if BACKEND == "tensorflow" else ops.view(tensor, dtype)
 
 
-def in_turn(first, second):
-    """Both, for a program in which what needs the second comes after what makes the first.
+def in_turn(first, scalar, *tensors):
+    """All of them, for a program in which what needs the scalar comes after what makes `first`.
 
-    XLA on a CPU may else copy an array that is updated in place, to read the old one later.
+    XLA on a CPU updates one array at a time, and else copies one that another needs the old state
+    of. Its barrier keeps it from merging the loops, but not the order, so the scalar is made to
+    depend on a number in `first`.
     """
-    return jax.lax.optimization_barrier((first, second)) if BACKEND == "jax" else (first, second)
+    given = first, scalar, *tensors
+    if BACKEND != "jax" or not _is_traced(first) or is_sparse(first) or not math.prod(first.shape):
+        return given
+    if jax.default_backend() != "cpu":  # one loop makes them all
+        return given
+    scalar = ops.convert_to_tensor(scalar, None if hasattr(scalar, "dtype") else first.dtype)
+    first, scalar, *tensors = jax.lax.optimization_barrier((first, scalar, *tensors))
+    one = first[(0,) * first.ndim]
+    never = ops.isnan(one) & (one == one)
+    return first, ops.where(never, ops.zeros_like(scalar), scalar), *tensors
 
 
 def on_each_device(update, grads, variables) -> None:

@@ -58,6 +58,22 @@ class Added:
         self.increment = increment
 
 
+class Last:
+    """New state that is computed after the new weights, since these need the old state.
+
+    XLA on a CPU would else keep a copy of it.
+
+    Args:
+        function: From `scalar` and `inputs` to the new state.
+        scalar: Some scalar that the new state depends on, a float or a tensor.
+        *inputs: Tensors that `function` computes something from that the step is made of too, so
+            that it is computed again and not kept.
+    """
+
+    def __init__(self, function, scalar, *inputs):
+        self.function, self.scalar, self.inputs = function, scalar, inputs
+
+
 def elementwise(update):
     """Marks a rule that treats every element on its own, given the step's scalars.
 
@@ -148,6 +164,8 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
     slots: dict[str, float] = {}
     #: Model-wide state, one scalar each: name to initial value.
     scalar_slots: dict[str, float] = {}
+    #: What `update` returns beside new state: sums over a variable, added over the whole model.
+    sums: tuple[str, ...] = ()
     #: Whether the rule's operations keep a sparse gradient sparse; others get a dense one.
     handles_sparse_gradients = False
     #: Arguments that decide on `traits`: saved ones are only used again while these are the same.
@@ -158,6 +176,11 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
     _programs = None
     #: Variables of the tunable hyperparameters by name; each optimizer gets its own.
     _tunables = MappingProxyType({})
+
+    @property
+    def is_elementwise(self) -> bool:
+        """Whether the rule treats every element on its own."""
+        return getattr(type(self).update, "elementwise", False)
 
     def __new__(cls, *args, **kwargs):
         accepted = _arguments(cls)
@@ -245,6 +268,14 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         and the new values of `scalar_slots`.
         """
         return {}, {}
+
+    def conclude(self, sums, c) -> dict[str, Any]:
+        """What the rule makes of `sums` when all weights have moved: new values of `scalar_slots`.
+
+        To sum in the same pass costs nothing; where the step itself depends on the whole model, see
+        `survey`.
+        """
+        return {}
 
     def update(self, g, w, s, c) -> tuple[Any, dict[str, Any]]:
         """The rule for one variable: returns what to subtract from `w`, and the new state."""
@@ -448,11 +479,19 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
             ]
         new_scalars = self._survey(inputs, contexts) if self._has_survey else {}
         if _in_place():
-            self._kernels.step(grads, indices, contexts, decay, factors)
+            parts = self._kernels.step(grads, indices, contexts, decay, factors)
         else:
-            update = programs.traced_once(self) if programs else self._decayed_update
+            update, parts = programs.traced_once(self) if programs else self._decayed_update, []
             for index, (g, w, s, c, fraction) in zip(indices, inputs, strict=True):
-                self._assign(index, *update(g, w, s, c, fraction))
+                new, state = update(g, w, s, c, fraction)
+                parts.append([state.pop(name) for name in self.sums])
+                self._assign(index, new, state)
+        if self.sums:
+            sums = {
+                name: sum(backends.cast(x, self._widest_dtype) for x in column)
+                for name, column in zip(self.sums, zip(*parts, strict=True), strict=True)
+            }
+            new_scalars |= self.conclude(sums, contexts[max(contexts)])
         for name, value in new_scalars.items():
             self.assign(self._scalar_state[name], value)
 
@@ -499,6 +538,10 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         if fraction is not None:
             step = step + fraction * w
         new = step if backends.is_sparse(step) else w - step
+        for name, value in state.items():
+            if isinstance(value, Last):
+                new, *inputs = backends.in_turn(new, value.scalar, *value.inputs)
+                state[name] = value.function(*inputs)
         if c.salt is not None:
             state = self._rounded(state, new, w, s, c)
         inputs = [w, *vars(s).values()]
@@ -512,7 +555,7 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         for name, value in state.items():
             if isinstance(value, Added):
                 value = getattr(s, name) + backends.densify(value.increment)
-            if tuple(value.shape) == tuple(w.shape):
+            if name in self.slots and tuple(value.shape) == tuple(w.shape):
                 value = round_to_bfloat16(value, key, salt + list(self.slots).index(name))
             rounded[name] = value
         return rounded

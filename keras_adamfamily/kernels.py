@@ -10,11 +10,13 @@ them moves many times the bytes that it needs. A step takes the first of these w
 3. The rule op by op, on pieces that stay in the processor's cache.
 
 A rule marked `elementwise` runs on flat tensors: small variables are joined into one, so that
-hundreds of them cost a few calls. Other rules run variable by variable.
+hundreds of them cost a few calls. Other rules run variable by variable. On a CPU small variables
+are left to one thread: to wake the others for each of them takes longer than the work.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import types
@@ -29,8 +31,8 @@ from keras_adamfamily.numerics import is_positive
 
 #: Elements up to which a variable is joined with others, and of a piece that fits the cache.
 SMALL, PIECE = 2**16, 2**18
-#: Elements up to which PyTorch runs an operation on one thread; waking others takes longer.
-SERIAL = 2**15
+#: Elements of a piece for a fused kernel, which runs on all threads and so is costly to start.
+CUT = 2**20
 
 
 def available() -> bool:
@@ -75,15 +77,18 @@ class Kernels:
         self.fused = _fused_kernel(optimizer)
         size = sum(math.prod(v.shape) for v in optimizer._trainable_variables)
         self.program = _program(optimizer) if size >= COMPILE_FROM else None
-        self._is_elementwise = getattr(optimizer.update, "elementwise", False)
+        self._is_elementwise = optimizer.is_elementwise
         self._grouped = functools.cache(self._group)
 
-    def step(self, grads, indices, contexts, decay, factors=None) -> None:
-        """Updates the variables of `indices`, and their state, by the gradients times `factors`."""
+    def step(self, grads, indices, contexts, decay, factors=None) -> list[list]:
+        """Updates the variables of `indices`, and their state, by the gradients times `factors`.
+
+        Returns the rule's `sums` of each part.
+        """
         if torch.is_grad_enabled():
             with torch.no_grad():
                 return self.step(grads, indices, contexts, decay, factors)
-        o = self.optimizer
+        o, sums = self.optimizer, []
         for (dtype, decays, _), (positions, units) in self._grouped(tuple(indices)).items():
             c = contexts[dtype]
             fraction = c.decay if decays else None
@@ -93,18 +98,21 @@ class Kernels:
             states = [o._states[indices[i]] for i in positions]
             weights = [_contiguous(o._trainable_variables[indices[i]]._value) for i in positions]
             state = {name: [s[name]._value for s in states] for name in states[0]}
-            if (
-                self.fused
-                and _fits(weights)
-                and all(self.fused(*p, c, fraction, inside) for p in _parts(gs, fs, weights, state))
-            ):
-                continue
+            if self.fused and _fits(weights):
+                parts = _parts(gs, fs, weights, state)
+                if all(self._fused(*part, c, fraction, inside) for part in parts):
+                    continue
             if c.decay is not None and self.program:  # one program for all that it may be
                 fraction = torch.as_tensor(c.decay if decays else 0.0, dtype=gs[0].dtype)
             for unit in units:
                 columns = [gs[unit], weights[unit], *(slots[unit] for slots in state.values())]
                 traits = o._traits[indices[positions[unit.start]]]
-                self._unit(columns, fs[unit], tuple(state), traits, c, fraction, inside)
+                sums += self._unit(columns, fs[unit], tuple(state), traits, c, fraction, inside)
+        return sums
+
+    def _fused(self, grads, weights, *rest) -> bool:
+        with _threads_for(weights[0]):
+            return self.fused(grads, weights, *rest)
 
     def _group(self, indices):
         """Variables of one kind: their positions in `indices`, and slices of these to join."""
@@ -136,18 +144,18 @@ class Kernels:
         flat = full and _is_plain(o._traits[index]) and self._is_elementwise
         return math.prod(shape) if flat else math.inf
 
-    def _unit(self, columns, factors, names, *scalars) -> None:
+    def _unit(self, columns, factors, names, *scalars) -> list[list]:
         """Updates one variable, or several joined into one. Columns: gradients, weights, slots."""
         if len(columns[0]) == 1:
-            self._run([column[0] for column in columns], factors[0], names, *scalars)
-            return
+            return self._run([column[0] for column in columns], factors[0], names, *scalars)
         columns[0] = _scaled(columns[0], factors)
         joined = [torch._utils._flatten_dense_tensors(column) for column in columns]
-        self._run(joined, None, names, *scalars)
+        sums = self._run(joined, None, names, *scalars)
         for column, new in zip(columns[1:], joined[1:], strict=True):
             torch._foreach_copy_(column, torch._utils._unflatten_dense_tensors(new, column))
+        return sums
 
-    def _run(self, tensors, factor, names, traits, c, fraction, inside) -> None:
+    def _run(self, tensors, factor, names, traits, c, fraction, inside) -> list[list]:
         flat = self._is_elementwise and _is_plain(traits) and len({x.shape for x in tensors}) == 1
         # `data` is no view in PyTorch's books, whose base a program would be bound to.
         tensors = [x.view(-1).data if flat else x.data for x in tensors]
@@ -160,16 +168,33 @@ class Kernels:
                 one = torch.ones((), dtype=tensors[0].dtype, device=tensors[0].device)
                 scale = one if factor is None else torch.as_tensor(factor, dtype=one.dtype)
             try:
-                return self.program(tensors, scale, *rest)
+                return [self.program(tensors, scale, *rest)]
             except Exception as error:  # of TorchDynamo, of TorchInductor, of the C compiler
                 self.program = None
                 _tell(f"{error!r:.300}")
+        pieces = [tensors]
         if flat and tensors[0].device.type == "cpu":
-            size = PIECE if tensors[0].numel() > PIECE else SERIAL
-            for piece in zip(*(x.split(size) for x in tensors), strict=True):
-                _update(piece, factor, *rest)
-        else:
-            _update(tensors, factor, *rest)
+            size = PIECE if tensors[0].numel() > PIECE else SMALL
+            pieces = zip(*(x.split(size) for x in tensors), strict=True)
+        sums = []
+        for piece in pieces:
+            with _threads_for(piece[0]):
+                sums.append(_update(piece, factor, *rest))
+        return sums
+
+
+@contextlib.contextmanager
+def _threads_for(tensor):
+    """One thread for little work on a CPU: to wake others takes longer."""
+    threads = torch.get_num_threads()
+    if threads == 1 or tensor.numel() > SMALL or tensor.device.type != "cpu":
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _contiguous(weight):
@@ -186,31 +211,23 @@ def _scaled(grads, factors) -> list:
 
 
 def _parts(grads, factors, weights, state):
-    """What the fused kernels are called with: whole variables where the gradients stay as they are.
+    """What the fused kernels are called with, one after the other.
 
-    Those that are scaled come in pieces whose new gradients do not leave the cache. On a GPU all
-    are scaled at once.
+    On a CPU small variables, then large ones whose gradients stay as they are, then those that are
+    scaled, in pieces whose new gradients do not leave the cache. On a GPU all at once.
     """
-    if all(factor is None for factor in factors):
-        yield grads, weights, state
-        return
     on_cpu = grads[0].device.type == "cpu"
-    cut = [
-        k
-        for k, (g, factor) in enumerate(zip(grads, factors, strict=True))
-        if on_cpu and factor is not None and g.numel() > PIECE
-    ]
-    whole = [k for k in range(len(grads)) if k not in cut]
-
-    def of(column):
-        return [column[k] for k in whole]
-
-    if whole:
-        slots = {name: of(column) for name, column in state.items()}
-        yield _scaled(of(grads), of(factors)), of(weights), slots
+    together, large, cut = [], [], []
+    for k, (g, factor) in enumerate(zip(grads, factors, strict=True)):
+        is_large = on_cpu and g.numel() > SMALL
+        (together if not is_large else large if factor is None else cut).append(k)
+    columns = grads, factors, weights, *state.values()
+    for whole in filter(None, (together, large)):
+        gs, fs, ws, *slots = ([column[k] for k in whole] for column in columns)
+        yield _scaled(gs, fs), ws, dict(zip(state, slots, strict=True))
     for k in cut:
-        columns = [grads[k], weights[k], *(column[k] for column in state.values())]
-        for g, w, *slots in zip(*(x.data.view(-1).split(PIECE) for x in columns), strict=True):
+        flat = [x[k].data.view(-1) for x in (grads, weights, *state.values())]
+        for g, w, *slots in zip(*(x.split(CUT) for x in flat), strict=True):
             yield [g * factors[k]], [w], {n: [s] for n, s in zip(state, slots, strict=True)}
 
 
@@ -229,8 +246,8 @@ def _is_plain(traits) -> bool:
     return traits.keys() == {"decays"}
 
 
-def _update(tensors, factor, optimizer, names, traits, c, fraction, inside) -> None:
-    """The rule on one piece, in place, by the gradient times a factor."""
+def _update(tensors, factor, optimizer, names, traits, c, fraction, inside) -> list:
+    """The rule on one piece, in place, by the gradient times a factor; returns its sums."""
     g, weights, *slots = tensors
     g = g if factor is None else g * factor
     w = weights.to(g.dtype)
@@ -243,6 +260,7 @@ def _update(tensors, factor, optimizer, names, traits, c, fraction, inside) -> N
             value = state[name]
             slot.add_(value.increment) if hasattr(value, "increment") else slot.copy_(value)
     weights.copy_(new)
+    return [state[name] for name in optimizer.sums]
 
 
 def _program(optimizer):

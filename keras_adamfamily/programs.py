@@ -49,7 +49,7 @@ def traced_once(optimizer):
     It is as good as the original one, and slower, for a variable that it does not fit.
     """
     plain = optimizer._decayed_update
-    if tf.executing_eagerly() or not getattr(optimizer.update, "elementwise", False):
+    if tf.executing_eagerly() or not optimizer.is_elementwise:
         return plain
     traced = {}
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from keras import ops
 
-from keras_adamfamily.base import FamilyOptimizer, LearningRate, elementwise
+from keras_adamfamily.base import FamilyOptimizer, Last, LearningRate, elementwise
 from keras_adamfamily.hyperparameters import Hyperparameter
 from keras_adamfamily.numerics import divide, is_positive, scale
 from keras_adamfamily.validation import BETA, NON_NEGATIVE
@@ -68,9 +68,20 @@ class Adadelta(FamilyOptimizer):
         gradients = ops.add(
             c.rho * s.accumulated_gradient, scale(ops.square(g), 1 - c.rho, c.dtype)
         )
-        rms_step = ops.sqrt(s.accumulated_step + c.epsilon)
-        rms_gradient = ops.sqrt(gradients + c.epsilon)
-        step = divide(ops.multiply(g, rms_step), rms_gradient, is_positive(c.epsilon))
-        steps = ops.add(c.rho * s.accumulated_step, scale(ops.square(step), 1 - c.rho, c.dtype))
-        state = {"accumulated_gradient": gradients, "accumulated_step": steps}
+        inputs = g, s.accumulated_step, gradients
+        step = self.step(*inputs, c)
+
+        def steps(weight, *inputs):
+            square = ops.square(step if inputs[0] is g else self.step(*inputs, c))
+            return ops.add(c.rho * inputs[1], scale(square, weight, c.dtype))
+
+        state = {
+            "accumulated_gradient": gradients,
+            "accumulated_step": Last(steps, 1 - c.rho, *inputs),
+        }
         return ops.multiply(step, c.lr), state
+
+    def step(self, g, steps, gradients, c):
+        rms_step = ops.sqrt(steps + c.epsilon)
+        rms_gradient = ops.sqrt(gradients + c.epsilon)
+        return divide(ops.multiply(g, rms_step), rms_gradient, is_positive(c.epsilon))

@@ -7,7 +7,7 @@ from typing import Any
 from keras import ops
 
 from keras_adamfamily import backends
-from keras_adamfamily.base import FamilyOptimizer, LearningRate, elementwise
+from keras_adamfamily.base import FamilyOptimizer, Last, LearningRate, elementwise
 from keras_adamfamily.hyperparameters import Hyperparameter
 from keras_adamfamily.numerics import divide, is_positive, lerp
 from keras_adamfamily.validation import BETA, NON_NEGATIVE
@@ -90,4 +90,5 @@ class ADOPT(FamilyOptimizer):
         root = backends.maximum(ops.sqrt(s.velocity), floor)
         n = ops.clip(divide(g, root, is_positive(c.epsilon)), -c.bound, c.bound)
         m = lerp(s.momentum, n, 1 - c.beta_1)
-        return c.lr * m, {"momentum": m, "velocity": lerp(s.velocity, g * g, c.weight_2)}
+        v = Last(lambda weight: lerp(s.velocity, g * g, weight), c.weight_2)
+        return c.lr * m, {"momentum": m, "velocity": v}

@@ -6,7 +6,7 @@ from typing import Any
 
 from keras import ops
 
-from keras_adamfamily.base import FamilyOptimizer, LearningRate
+from keras_adamfamily.base import FamilyOptimizer, LearningRate, elementwise
 from keras_adamfamily.hyperparameters import Count, Hyperparameter, Option
 from keras_adamfamily.numerics import divide, is_positive, lerp, one_minus_power
 from keras_adamfamily.validation import BETA, NON_NEGATIVE
@@ -123,36 +123,32 @@ class SWATS(FamilyOptimizer):
         alpha = c.lr * ops.sqrt(correction) / one_minus_power(c.beta_1, c.t)
         return {"alpha": alpha, "correction_2": correction}
 
-    def survey(self, grads, weights, states, c):
-        if self.scope == "variable":
-            return {}, {}
-        p_p = p_g = 0.0
-        for g, s in zip(grads, states, strict=True):
-            g, m, v = (ops.cast(x, c.dtype) for x in (g, s.momentum, s.velocity))
-            *_, p = self.adam(g, m, v, c)
-            p_p, p_g = p_p + ops.sum(p * p), p_g + ops.sum(p * g)
-        new = self.observe(p_p, p_g, c, c)
-        return {"new_switch_step": new["switch_step"]}, new
+    @property
+    def sums(self):
+        return ("p_p", "p_g") if self.scope == "global" else ()
 
+    @property
+    def is_elementwise(self):
+        return super().is_elementwise and self.scope == "global"
+
+    @elementwise
     def update(self, g, w, s, c):
-        m, v, p = self.adam(g, s.momentum, s.velocity, c)
-        if self.scope == "global":
-            old, new, switch_step = c, {}, c.new_switch_step
-        else:
-            old, new = s, self.observe(ops.sum(p * p), ops.sum(p * g), s, c)
-            switch_step = new["switch_step"]
-        buffer = c.beta_1 * s.momentum + g
-        rate = (1 - c.beta_1) * old.sgd_rate * (c.lr / old.switch_lr)
+        old = c if self.scope == "global" else s
         in_sgd = old.switch_step > 0.0
-        m = ops.where(switch_step > 0.0, ops.zeros_like(m), m)
-        new |= {"momentum": ops.where(in_sgd, buffer, m), "velocity": v}
-        return ops.where(in_sgd, rate * buffer, -p), new
+        is_first = ops.equal(old.switch_step, c.t - 1.0)  # of SGD: the momentum is Adam's still
+        one = ops.ones_like(c.t)
+        kept = ops.where(in_sgd & is_first, 0.0 * one, c.beta_1 * one)
+        m = kept * s.momentum + ops.where(in_sgd, one, (1 - c.beta_1) * one) * g
+        v = lerp(s.velocity, g * g, 1 - c.beta_2)
+        q = divide(m, ops.sqrt(v) + c.epsilon, is_positive(c.epsilon))  # p = -alpha * q
+        new = {"momentum": m, "velocity": v}
+        sums = {"p_p": c.alpha * c.alpha * ops.sum(q * q), "p_g": -c.alpha * ops.sum(q * g)}
+        new |= sums if self.scope == "global" else self.observe(**sums, old=s, c=c)
+        rate = (1 - c.beta_1) * old.sgd_rate * (c.lr / old.switch_lr)
+        return ops.where(in_sgd, rate * m, c.alpha * q), new
 
-    def adam(self, g, m, v, c):
-        """Adam's new averages and its step p."""
-        m = lerp(m, g, 1 - c.beta_1)
-        v = lerp(v, g * g, 1 - c.beta_2)
-        return m, v, -c.alpha * divide(m, ops.sqrt(v) + c.epsilon, is_positive(c.epsilon))
+    def conclude(self, sums, c):
+        return self.observe(**sums, old=c, c=c) if sums else {}
 
     def observe(self, p_p, p_g, old, c):
         """The new state of the switch."""
