@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import math
+import contextvars
 import os
 
 import keras
@@ -15,6 +15,7 @@ BACKEND = keras.backend.backend()
 if BACKEND == "tensorflow":
     import tensorflow as tf
     from tensorflow import cos, maximum
+    from tensorflow.compiler.tf2xla.ops import gen_xla_ops
 elif BACKEND == "jax":
     import jax
     from jax.experimental import sparse as jax_sparse
@@ -69,20 +70,43 @@ def view(tensor, dtype: str):
 def in_turn(first, scalar, *tensors):
     """All of them, for a program in which what needs the scalar comes after what makes `first`.
 
-    XLA on a CPU updates one array at a time, and else copies one that another needs the old state
-    of. Its barrier keeps it from merging the loops, but not the order, so the scalar is made to
-    depend on a number in `first`.
+    XLA on a CPU updates one array at a time, and copies one whose old state another needs, unless
+    the order is plain. Its barrier only keeps apart what is computed before and after, so the
+    scalar is made to depend on a number in `first`. On a GPU one loop makes them all.
     """
-    given = first, scalar, *tensors
-    if BACKEND != "jax" or not _is_traced(first) or is_sparse(first) or not math.prod(first.shape):
-        return given
-    if jax.default_backend() != "cpu":  # one loop makes them all
-        return given
+    barrier = _barrier(first)
+    if barrier is None:
+        return first, scalar, *tensors
     scalar = ops.convert_to_tensor(scalar, None if hasattr(scalar, "dtype") else first.dtype)
-    first, scalar, *tensors = jax.lax.optimization_barrier((first, scalar, *tensors))
-    one = first[(0,) * first.ndim]
-    never = ops.isnan(one) & (one == one)
+    first, scalar, *tensors = barrier([first, scalar, *tensors])
+    part = first[(slice(0, 1),) * len(first.shape)]
+    never = ops.any(ops.isnan(part) & (part == part))
     return first, ops.where(never, ops.zeros_like(scalar), scalar), *tensors
+
+
+#: Whether TensorFlow is writing a program that XLA compiles for a CPU: it does not tell by itself.
+_in_xla = contextvars.ContextVar("in_xla", default=False)
+
+
+@contextlib.contextmanager
+def for_xla():
+    """What TensorFlow traces within is compiled by XLA."""
+    token = _in_xla.set(not tf.config.list_logical_devices("GPU"))
+    try:
+        yield
+    finally:
+        _in_xla.reset(token)
+
+
+def _barrier(tensor):
+    """XLA's optimization barrier, where XLA compiles for a CPU what is done with the tensor."""
+    if is_sparse(tensor) or not _is_traced(tensor):
+        return None
+    if BACKEND == "jax" and jax.default_backend() == "cpu":
+        return jax.lax.optimization_barrier
+    if BACKEND == "tensorflow" and _in_xla.get():
+        return gen_xla_ops.xla_optimization_barrier
+    return None
 
 
 def on_each_device(update, grads, variables) -> None:

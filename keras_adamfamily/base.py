@@ -549,7 +549,7 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         return new, state
 
     def _rounded(self, state, new, w, s, c) -> dict:
-        """New state as bfloat16 holds it, if of the variable's shape; each slot on its own."""
+        """New state as bfloat16 holds it, if of the variable's shape; one after the other."""
         key, salt = (w, c.salt) if backends.is_sparse(new) else backends.in_turn(new, c.salt)
         rounded = {}
         for name, value in state.items():
@@ -557,6 +557,7 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
                 value = getattr(s, name) + backends.densify(value.increment)
             if name in self.slots and tuple(value.shape) == tuple(w.shape):
                 value = round_to_bfloat16(value, key, salt + list(self.slots).index(name))
+                value, salt = backends.in_turn(ops.cast(value, "bfloat16"), salt)
             rounded[name] = value
         return rounded
 

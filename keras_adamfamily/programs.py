@@ -16,6 +16,7 @@ from types import SimpleNamespace
 
 import tensorflow as tf
 
+from keras_adamfamily import backends
 from keras_adamfamily.backends import COMPILE_FROM
 
 
@@ -38,7 +39,8 @@ class Programs:
 
     def _make(self, indices):
         def program(grads, rate):
-            self.optimizer._clip_and_update(grads, indices, rate)
+            with backends.for_xla():
+                self.optimizer._clip_and_update(grads, indices, rate)
 
         return tf.function(program, jit_compile=True, autograph=False)
 

@@ -71,14 +71,12 @@ class Adadelta(FamilyOptimizer):
         inputs = g, s.accumulated_step, gradients
         step = self.step(*inputs, c)
 
-        def steps(weight, *inputs):
+        def averaged(weight, *inputs):
             square = ops.square(step if inputs[0] is g else self.step(*inputs, c))
             return ops.add(c.rho * inputs[1], scale(square, weight, c.dtype))
 
-        state = {
-            "accumulated_gradient": gradients,
-            "accumulated_step": Last(steps, 1 - c.rho, *inputs),
-        }
+        steps = Last(averaged, 1 - c.rho, *inputs)
+        state = {"accumulated_step": steps, "accumulated_gradient": gradients}
         return ops.multiply(step, c.lr), state
 
     def step(self, g, steps, gradients, c):

@@ -115,11 +115,11 @@ class Adam(FamilyOptimizer):
     def update(self, g, w, s, c):
         m = lerp(s.momentum, g, c.weight_1)
         v = lerp(s.velocity, g * g, c.weight_2)
-        state = {"momentum": m, "velocity": v}
+        state, largest = {"momentum": m}, v
         if self.amsgrad:
-            v = self.largest(v, s, c, state)
-        root = ops.sqrt(v) + c.epsilon_hat
-        return c.alpha * divide(m, root, is_positive(c.epsilon)), state
+            largest = self.largest(v, s, c, state)
+        root = ops.sqrt(largest) + c.epsilon_hat
+        return c.alpha * divide(m, root, is_positive(c.epsilon)), state | {"velocity": v}
 
     def largest(self, v, s, c, state):
         """The largest v so far, which it also puts into the new state."""

@@ -1,0 +1,44 @@
+"""XLA's compiled steps update weights and state in place, and keep no array beside them."""
+
+import re
+
+import numpy as np
+import pytest
+
+import keras_adamfamily as kaf
+from tests.steps import BACKEND, variables_of
+
+pytestmark = pytest.mark.skipif(BACKEND == "torch", reason="XLA")
+
+#: SWATS multiplies its step by two things, and ND-Adam makes directions and norms of it.
+KEEP_A_STEP = ("SWATS", "NDAdam")
+SHAPE = (128, 256)
+
+
+def optimized_program(optimizer):
+    """XLA's text of a step on one variable, and the bytes that it keeps meanwhile."""
+    variables = variables_of([np.ones(SHAPE)], "float32")
+    optimizer.build(variables)
+    gradient = np.ones(SHAPE, "float32")
+    if BACKEND == "jax":
+        import jax
+
+        def step(state, values, gradient):
+            return optimizer.stateless_apply(state, [gradient], values)[::-1]
+
+        held = [[v.value for v in of] for of in (optimizer.variables, variables)]
+        compiled = jax.jit(step, donate_argnums=(0, 1)).lower(*held, gradient).compile()
+        return compiled.as_text(), compiled.memory_analysis().temp_size_in_bytes
+    import tensorflow as tf
+
+    program = optimizer._programs._program((0,))
+    arguments = [tf.constant(gradient)], tf.constant(0.1)
+    return program.experimental_get_compiler_ir(*arguments)(stage="optimized_hlo"), 0
+
+
+@pytest.mark.parametrize("state_dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", [n for n in kaf.names() if n not in KEEP_A_STEP])
+def test_nothing_is_copied(name, state_dtype):
+    text, kept = optimized_program(kaf.get(name).__class__(state_dtype=state_dtype))
+    assert not re.findall(r"\[128,256\]\S* copy\(", text)
+    assert kept < 4 * np.prod(SHAPE) or (name, state_dtype) == ("ADOPT", "bfloat16")
