@@ -418,7 +418,8 @@ def quality(given):
                 console=Console(quiet=True),
             )
             network_seed[seed] = study.trials[0].seed
-            return [1e3 if r.score is None else r.score for r in study.trials if r.role == "search"]
+            ran = sorted(study.trials, key=lambda trial: trial.number // study.settings.block)
+            return [1e3 if trial.score is None else trial.score for trial in ran]
 
     oracles = keras_tuner.oracles
     contenders = {

@@ -399,7 +399,7 @@ def test_ranges_fixed_values_and_starting_points(folder, monkeypatch, capsys):
         (["--start", "learning_rate=7"], "`starting_points` must lie in the space"),
         (["--batch-sizes", "x"], "--batch-sizes must have numbers, not 'x'"),
         (["--schedule", "linear"], "`schedule` must be 'constant', 'cosine'"),
-        (["--sampler", "luck"], "`sampler` must be one of 'tpe'"),
+        (["--sampler", "luck"], "`sampler` must be one of 'gp'"),
         (["--strategy", "guess"], "`strategy`"),
         (["--minutes", "0"], "`max_minutes`"),
         (["--storage", "mysql://host/db"], "`storage` must be"),

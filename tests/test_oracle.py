@@ -159,7 +159,64 @@ def test_a_sampler_that_learns_does_better_than_chance(tmp_path):
         trials = play(tmp_path / sampler, 8, space=plane, max_trials=96, sampler=sampler)
         return np.median([cost(v) for name, v in trials.items() if int(name[-4:]) >= 24])
 
-    assert late("tpe") < 0.5 * late("random")
+    by_chance = late("random")
+    assert late("tpe") < 0.5 * by_chance and late("gp") < 0.2 * by_chance
+
+
+def told(directory, max_trials=16, objective="val_loss", costs=None, **arguments):
+    """The rates that an oracle tries in each group, where every group has a cost of its own."""
+    asked = tuning.OptunaOracle(objective, max_trials, **arguments)
+    asked.verbose = 0
+    asked._set_project_dir(directory, "project")
+    plane(asked.hyperparameters)
+    rates = {"a": [], "b": []}
+    while trials := asked.create_trials("tuner", 4):
+        for trial in trials:
+            group = trial.hyperparameters.values["optimizer"]
+            rates[group].append(np.log10(trial.hyperparameters.values[f"{group}/rate"]))
+            value = costs[group](rates[group][-1])
+            asked.update_trial(trial.trial_id, {asked.objective.name: value})
+            trial.status = "COMPLETED"
+            asked.end_trial(trial)
+    asked.close()
+    return {group: np.array(of) for group, of in rates.items()}
+
+
+@pytest.mark.parametrize(("sampler", "knows"), [("gp", True), ("tpe", False)])
+def test_whether_a_group_knows_what_the_others_have_found(sampler, knows, tmp_path):
+    def of_b(best_of_a):
+        costs = {"a": lambda rate: (rate - best_of_a) ** 2, "b": lambda rate: (rate + 2.0) ** 2}
+        return told(tmp_path / str(best_of_a), costs=costs, sampler=sampler, block=4)["b"]
+
+    one, other = of_b(-2.0), of_b(-3.0)
+    assert (one[:4] == other[:4]).all() and (one[4:] != other[4:]).any() == knows
+
+
+def test_a_group_whose_best_is_elsewhere_is_not_misled(tmp_path):
+    costs = {"a": lambda rate: (rate + 3.0) ** 2, "b": lambda rate: (rate + 1.0) ** 2}
+    rates = told(tmp_path, 32, costs=costs)
+    assert np.abs(rates["a"][8:] + 3.0).min() < 0.1 and np.abs(rates["b"][8:] + 1.0).min() < 0.1
+
+
+def test_a_score_that_is_to_be_large(tmp_path):
+    costs = dict.fromkeys("ab", lambda rate: -((rate + 2.0) ** 2))
+    rates = told(tmp_path, 24, "val_accuracy", costs=costs)
+    assert np.median(np.abs(rates["b"][8:] + 2.0)) < 0.3
+
+
+def nested(hp):
+    plane(hp)
+    with hp.conditional_scope("drop", [0.0]):
+        hp.Float("never", 0.0, 1.0)
+
+
+@pytest.mark.parametrize("why", ["conditions", "pruner"])
+def test_tpe_takes_over_from_the_gaussian_processes(why, tmp_path):
+    arguments = {"space": nested} if why == "conditions" else {"space": plane}
+    if why == "pruner":
+        arguments["pruner"] = tuning.Halving()
+    both = [play(tmp_path / name, 8, sampler=name, **arguments) for name in ("gp", "tpe")]
+    assert both[0] == both[1]
 
 
 def test_samplers_of_ones_own(tmp_path):
@@ -187,7 +244,7 @@ def test_starting_points_come_first(tmp_path):
     [
         ({"max_trials": 0}, "`max_trials`"),
         ({"seed": -1}, "`seed`"),
-        ({"sampler": "bayes"}, "`sampler` must be one of 'tpe'"),
+        ({"sampler": "bayes"}, "`sampler` must be one of 'gp'"),
         ({"sampler": optuna.samplers.TPESampler}, "a function from a seed"),
         ({"startup_trials": -1}, "`startup_trials`"),
         ({"block": 0}, "`block`"),

@@ -120,7 +120,7 @@ def tune(
     batch_sizes: Annotated[
         str, typer.Option(help="Batch sizes to search, separated by commas.")
     ] = "",
-    sampler: Annotated[str, typer.Option(help="tpe, gp (needs torch), qmc or random.")] = "tpe",
+    sampler: Annotated[str, typer.Option(help="gp, tpe, qmc or random.")] = "gp",
     halving: Annotated[
         bool, typer.Option("--halving", help="Give up the worse two thirds, again and again.")
     ] = False,

@@ -17,11 +17,13 @@ from optuna import distributions
 from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import qmc
 
+from keras_adamfamily.tuning import gaussian
 from keras_adamfamily.tuning.storage import RESULT, STATES, Storage, by_epoch, quiet, running
 from keras_adamfamily.tuning.trial import DIVERGED, FAILED, OK
 from keras_adamfamily.validation import check_integer
 
-SAMPLERS = ("tpe", "gp", "qmc", "random")
+SAMPLERS = ("gp", "tpe", "qmc", "random")
+MOST_KNOWN = 500  # trials from which a Gaussian process learns at most
 
 
 class Halving:
@@ -77,9 +79,8 @@ class OptunaOracle(keras_tuner.Oracle):
     by any number of processes (give each the same `storage`), takes 0 for a seed and does not give
     up after three failed trials.
 
-    Where the space has a choice named `group_by`, each of its values gets the same number of trials
-    and a sampler that sees its trials alone: no optimizer gets the better of another because its
-    first trials were lucky.
+    Where the space has a choice named `group_by`, each of its values gets the same number of
+    trials: no optimizer gets the better of another because its first trials were lucky.
 
     The first trials are quasi-random. Trials are proposed by blocks of `block`: those of a block
     know the results of the blocks before it and the places, not the results, of one another. So
@@ -88,10 +89,12 @@ class OptunaOracle(keras_tuner.Oracle):
     Args:
         objective: As in every oracle: `"val_accuracy"`, `keras_tuner.Objective("val_f1", "max")`.
         max_trials: Trials in all, an integer >= 1, 24 by default.
-        sampler: `"tpe"`, by default, Optuna's tree-structured Parzen estimator, multivariate;
-            `"gp"`, Gaussian processes, slower, better on few trials, needs the package torch;
-            `"qmc"`, quasi-random (scrambled Sobol points); `"random"`. Or a function from a
-            seed to an Optuna sampler.
+        sampler: `"gp"`, by default, Gaussian processes, one for each group, that learn how far the
+            groups are alike in `learning_rate`, say, which is `AdamW/learning_rate` of one of them.
+            `"tpe"`, Optuna's tree-structured Parzen estimator, multivariate, of each group's own
+            trials; it takes over from `"gp"` where some hyperparameters depend on others, with a
+            pruner, and after 500 trials. `"qmc"`, quasi-random (scrambled Sobol points).
+            `"random"`. Or a function from a seed to an Optuna sampler.
         startup_trials: How many trials of each group are quasi-random before the sampler takes
             over; by default a quarter of its trials, from 4 to 10.
         block: How many trials a block has; by default an eighth of the trials of a group, from 4
@@ -112,13 +115,12 @@ class OptunaOracle(keras_tuner.Oracle):
     Raises:
         ValueError: If an argument is out of range, the database cannot be opened, or a starting
             point is not in the space.
-        ModuleNotFoundError: If `sampler="gp"` and there is no torch.
 
     Example:
 
     >>> import keras_tuner
     >>> from keras_adamfamily import tuning
-    >>> oracle = tuning.OptunaOracle("val_loss", max_trials=8, sampler="tpe")
+    >>> oracle = tuning.OptunaOracle("val_loss", max_trials=8, sampler="gp")
     >>> tuner = keras_tuner.Tuner(oracle, hypermodel, directory="runs")  # doctest: +SKIP
     """
 
@@ -127,7 +129,7 @@ class OptunaOracle(keras_tuner.Oracle):
         objective: Any = None,
         max_trials: int = 24,
         *,
-        sampler: str | Callable[[int], optuna.samplers.BaseSampler] = "tpe",
+        sampler: str | Callable[[int], optuna.samplers.BaseSampler] = "gp",
         startup_trials: int | None = None,
         block: int | None = None,
         group_by: str | None = "optimizer",
@@ -239,7 +241,7 @@ class OptunaOracle(keras_tuner.Oracle):
             turns = sorted(there, key=lambda name: len(there[name]) // self.block)
             abandoned = [name for name in turns if any(map(storage.is_abandoned, there[name]))]
             for name in [*abandoned, *turns]:
-                claimed = storage.claim(name, limit, self._proposer(name), there[name])
+                claimed = storage.claim(name, limit, self._proposer(name, there), there[name])
                 if claimed:
                     break
             else:
@@ -417,25 +419,94 @@ class OptunaOracle(keras_tuner.Oracle):
 
     # What to try next.
 
-    def _proposer(self, group: str):
-        """A function for `Storage.claim`."""
+    def _proposer(self, group: str, there: Mapping[str, list[FrozenTrial]]):
+        """A function for `Storage.claim`; `there` are the trials of all groups."""
 
         def propose(trials: list[FrozenTrial], limit: int) -> list[FrozenTrial]:
             start = len(trials)
             first = start // self.block * self.block  # of the block
             end = min(first + self.block, start + limit, self.share)
-            study = self._mirror(trials, first) if end > max(start, self.startup_trials) else None
             placed = max(self.startup_trials, len(self._points(group)))
             with quiet():
-                proposed = [
-                    self._quasi_random(group, number)
-                    if number < placed
-                    else self._suggested(study, group, number)
-                    for number in range(start, end)
-                ]
+                proposed = [self._quasi_random(group, n) for n in range(start, min(end, placed))]
+                if end > max(start, placed):
+                    known = self._known(group, there, first)
+                    suggest = self._by_process if self._has_process(known) else self._by_optuna
+                    proposed += suggest(group, trials, known, max(start, placed), end)
                 return [running(params, kinds) for params, kinds in proposed]
 
         return propose
+
+    def _known(
+        self, group: str, there: Mapping[str, list[FrozenTrial]], first: int
+    ) -> list[tuple[str, FrozenTrial]]:
+        """The trials of all groups that have ended, of the blocks whose turn was before this one.
+
+        One process alone has then ended them all, so it does not matter when it was interrupted.
+        """
+        names, known = list(there), []
+        for name in names:
+            before = names.index(name) < names.index(group)
+            end = first + self.block if before else first
+            known += [
+                (name, trial)
+                for trial in there[name][:end]
+                if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
+            ]
+        return known
+
+    def _has_process(self, known: Sequence[Any]) -> bool:
+        return (
+            self.sampler == "gp"
+            and self.pruner is None
+            and not self._has_conditions
+            and 0 < len(known) <= MOST_KNOWN
+        )
+
+    def _by_process(self, group, trials, known, start, end):
+        """The trials from `start` to `end` by a Gaussian process; the others of the block count."""
+        first = start // self.block * self.block
+        placed = max(self.startup_trials, len(self._points(group)), first)
+        names = list(dict.fromkeys(axis for name in self.groups() for axis in self._axes(name)))
+        axes = {name: hp for each in self.groups() for name, hp in self._axes(each).items()}
+        own = self._axes(group)
+        sign = -1.0 if self._direction == "max" else 1.0
+
+        def place(name: str, params: Mapping[str, Any]) -> list[float]:
+            theirs = self._axes(name)
+            return [_coordinate(theirs[axis], params) if axis in theirs else 0.5 for axis in names]
+
+        pending = [place(group, self._quasi_random(group, n)[0]) for n in range(first, placed)]
+        places = gaussian.propose(
+            np.array([place(name, trial.params) for name, trial in known]),
+            np.array([self.groups().index(name) for name, _ in known]),
+            np.array([math.inf if t.value is None else sign * t.value for _, t in known]),
+            self.groups().index(group),
+            end - placed,
+            random=np.random.default_rng([self.seed, first]),
+            pending=np.reshape(pending, (-1, len(names))),
+            choices=[_unordered(axes[name]) for name in names],
+            free=[name in own for name in names],
+        )
+        return [
+            self._at(group, [u for name, u in zip(names, place, strict=True) if name in own])
+            for place in places[start - placed :]
+        ]
+
+    def _axes(self, group: str) -> dict[str, Any]:
+        """The searched hyperparameters of a group, by their names without that of the group."""
+        return {
+            hp.name.removeprefix(f"{group}/"): hp
+            for hp in self.hyperparameters.space
+            if hp.name != self.group_by
+            and not isinstance(hp, keras_tuner.engine.hyperparameters.Fixed)
+            and all(group in map(str, condition.values) for condition in hp.conditions)
+        }
+
+    def _by_optuna(self, group, trials, known, start, end):
+        """The trials from `start` to `end` by an Optuna sampler that sees the group's own."""
+        study = self._mirror(trials, start // self.block * self.block)
+        return [self._suggested(study, group, number) for number in range(start, end)]
 
     def _mirror(self, trials: Sequence[FrozenTrial], known: int) -> optuna.Study:
         """A study in memory with the trials so far; the results of only the first `known`."""
@@ -487,7 +558,10 @@ class OptunaOracle(keras_tuner.Oracle):
             sequence = qmc.Sobol(dimensions, scramble=True, rng=self.seed)
             point = (sequence.fast_forward(number) if number else sequence).random(1)[0]
         points = self._points(group)
-        start = points[number] if number < len(points) else {}
+        return self._at(group, point, points[number] if number < len(points) else {})
+
+    def _at(self, group: str, point: Iterable[float], start: Mapping[str, Any] = {}):
+        """What lies at a point of the unit cube, but for the values that `start` has."""
         coordinates = iter(point)
         params, kinds = {}, {}
 
@@ -495,7 +569,7 @@ class OptunaOracle(keras_tuner.Oracle):
             value = next(coordinates)
             if name == hp.name:
                 value = start.get(hp.name, hp.prob_to_value(value))
-                if isinstance(kind, distributions.FloatDistribution):
+                if not isinstance(kind, distributions.CategoricalDistribution):
                     value = min(max(value, kind.low), kind.high)
             params[name], kinds[name] = value, kind
             return value
@@ -550,12 +624,10 @@ class OptunaOracle(keras_tuner.Oracle):
     def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
         """A sampler that depends on the trial's number alone, not on who asks, and when."""
         seed = int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0])
-        if self.sampler == "tpe":
+        if self.sampler in ("gp", "tpe"):
             return optuna.samplers.TPESampler(
                 n_startup_trials=1, multivariate=True, group=self._has_conditions, seed=seed
             )
-        if self.sampler == "gp":
-            return optuna.samplers.GPSampler(n_startup_trials=1, seed=seed)
         return self.sampler(seed)
 
     @property
@@ -592,15 +664,6 @@ def _checked_pruner(pruner: Any) -> Any:
 
 
 def _checked_sampler(sampler: Any) -> Any:
-    if sampler == "gp":
-        try:
-            import torch  # noqa: F401
-        except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(
-                "`sampler='gp'` is Optuna's GPSampler, which needs the package torch: "
-                "pip install torch, or choose 'tpe'",
-                name="torch",
-            ) from error
     if sampler in SAMPLERS or (callable(sampler) and not isinstance(sampler, type)):
         return sampler
     raise ValueError(
@@ -629,6 +692,19 @@ def _distribution(hp) -> distributions.BaseDistribution | None:
             hp.min_value, hp.max_value, log=log, step=hp.step or None
         )
     return None
+
+
+def _coordinate(hp, params: Mapping[str, Any]) -> float:
+    """Where a value of Optuna's lies in [0, 1]."""
+    if hp.name in params:
+        return hp.value_to_prob(params[hp.name])
+    return params.get(f"{hp.name} (quantile)", 0.5)
+
+
+def _unordered(hp) -> int:
+    """The number of values where they have no order, else 0."""
+    kinds = keras_tuner.engine.hyperparameters
+    return len(hp.values) if isinstance(hp, kinds.Choice) and not hp.ordered else 0
 
 
 def _suggest(trial: optuna.Trial, name: str, kind: distributions.BaseDistribution) -> Any:

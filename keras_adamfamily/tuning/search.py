@@ -57,7 +57,7 @@ def tune(
     seed: int = 0,
     loss: Any = None,
     metrics: Any = None,
-    sampler: str | Callable[[int], optuna.samplers.BaseSampler] = "tpe",
+    sampler: str | Callable[[int], optuna.samplers.BaseSampler] = "gp",
     pruner: str | Halving | optuna.pruners.BasePruner | None = None,
     strategy: str = "auto",
     lanes: int = 128,
@@ -103,7 +103,7 @@ def tune(
         seed: A non-negative integer. 0 is a seed like any other.
         loss: As in `model.compile`; needed if `build_model` does not compile its model.
         metrics: As in `model.compile`; replaces the model's metrics if given.
-        sampler: `"tpe"`, `"gp"`, `"qmc"`, `"random"` or a function from a seed to an Optuna
+        sampler: `"gp"`, `"tpe"`, `"qmc"`, `"random"` or a function from a seed to an Optuna
             sampler; see `OptunaOracle`.
         pruner: `"halving"` for successive halving, see `Halving`; or an Optuna pruner; by default
             every trial has all its epochs.
