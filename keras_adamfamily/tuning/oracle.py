@@ -97,7 +97,7 @@ class OptunaOracle(keras_tuner.Oracle):
             `"random"`. Or a function from a seed to an Optuna sampler.
         startup_trials: How many trials of each group are quasi-random before the sampler takes
             over; by default a quarter of its trials, from 4 to 10.
-        block: How many trials a block has; by default an eighth of the trials of a group, from 4
+        block: How many trials a block has; by default an eighth of the trials of a group, from 2
             to 32, and all of them where the sampler does not learn.
         group_by: Name of a `Choice`, `"optimizer"` by default; `None` for one group.
         starting_points: Known good settings, tried first: `{name: value}` each. What one leaves
@@ -201,7 +201,7 @@ class OptunaOracle(keras_tuner.Oracle):
             return self.share
         if isinstance(self.pruner, Halving):  # which compares the trials of a block
             return min(self.share, max(9, math.ceil(self.share / 3)))
-        return min(max(4, math.ceil(self.share / 8)), 32)
+        return min(max(2, math.ceil(self.share / 8)), 32)
 
     @property
     def startup_trials(self) -> int:
@@ -430,7 +430,7 @@ class OptunaOracle(keras_tuner.Oracle):
             with quiet():
                 proposed = [self._quasi_random(group, n) for n in range(start, min(end, placed))]
                 if end > max(start, placed):
-                    known = self._known(group, there, first)
+                    known = self._known(there, first)
                     suggest = self._by_process if self._has_process(known) else self._by_optuna
                     proposed += suggest(group, trials, known, max(start, placed), end)
                 return [running(params, kinds) for params, kinds in proposed]
@@ -438,22 +438,19 @@ class OptunaOracle(keras_tuner.Oracle):
         return propose
 
     def _known(
-        self, group: str, there: Mapping[str, list[FrozenTrial]], first: int
+        self, there: Mapping[str, list[FrozenTrial]], first: int
     ) -> list[tuple[str, FrozenTrial]]:
-        """The trials of all groups that have ended, of the blocks whose turn was before this one.
+        """The trials of all groups that have ended, of the blocks before the one of trial `first`.
 
-        One process alone has then ended them all, so it does not matter when it was interrupted.
+        So no group knows more than another. One process alone has then ended them all, so it does
+        not matter when it was interrupted.
         """
-        names, known = list(there), []
-        for name in names:
-            before = names.index(name) < names.index(group)
-            end = first + self.block if before else first
-            known += [
-                (name, trial)
-                for trial in there[name][:end]
-                if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
-            ]
-        return known
+        return [
+            (name, trial)
+            for name, trials in there.items()
+            for trial in trials[:first]
+            if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
+        ]
 
     def _has_process(self, known: Sequence[Any]) -> bool:
         return (
