@@ -106,6 +106,27 @@ def test_fused_kernels_are_left_alone_where_they_compute_another_form(label, cal
     assert not calls
 
 
+def test_little_work_is_left_to_one_thread(monkeypatch):
+    threads, kernel = [], torch._fused_adamw_
+
+    def spy(weights, *args, **kwargs):
+        threads.append((len(weights[0]), torch.get_num_threads()))
+        return kernel(weights, *args, **kwargs)
+
+    monkeypatch.setattr(torch, "_fused_adamw_", spy)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        variables = variables_of([np.ones(10), np.ones(kernels.SMALL + 1)], "float32")
+        kaf.AdamW().apply([ops.ones_like(v) for v in variables], variables)
+        assert threads == [(10, 1), (kernels.SMALL + 1, 3)] and torch.get_num_threads() == 3
+        with pytest.raises(RuntimeError), kernels._threads_for(torch.ones(10)):
+            raise RuntimeError
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
 def test_other_precisions_are_not_fused(dtype, calls):
     start, gradients = random_problem()
