@@ -150,8 +150,8 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         state_dtype: `"float32"` by default; `"bfloat16"` holds the state per parameter in half the
             memory, 4 bytes instead of 8 for Adam, beside weights of any type but float64. The
             arithmetic stays in float32; what it gives is rounded up or down at random, so that
-            small changes count on average. Sums, averages and what is smaller than its variable
-            stay as they are.
+            small changes count on average. Sums, averages, scalars and what is smaller than its
+            variable stay as they are.
         name: Name of the optimizer.
 
     Raises:
@@ -359,7 +359,7 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         overwritten = self._overwrite_variable_with_gradient(variable)
         path = str(_path(variable)).replace("/", "_").replace(":", "_")
         same = tuple(shape) == tuple(variable.shape)
-        if not same or _compute_dtype(variable) == "float64":
+        if not same or not shape or _compute_dtype(variable) == "float64":
             dtype = _compute_dtype(variable)
         with backends.colocated(variable):
             return self.add_variable(
@@ -555,7 +555,7 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         for name, value in state.items():
             if isinstance(value, Added):
                 value = getattr(s, name) + backends.densify(value.increment)
-            if name in self.slots and tuple(value.shape) == tuple(w.shape):
+            if value.shape and name in self.slots and tuple(value.shape) == tuple(w.shape):
                 value = round_to_bfloat16(value, key, salt + list(self.slots).index(name))
                 value, salt = backends.in_turn(ops.cast(value, "bfloat16"), salt)
             rounded[name] = value

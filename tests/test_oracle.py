@@ -90,8 +90,8 @@ def plane(hp):
     hp.Float("drop", 0.0, 0.5)
 
 
-def play(directory, limit=1, stop=None, space=space, max_trials=32, **arguments):
-    """Runs an oracle on `cost`; stops as a killed process does, amid the trials, after `stop`."""
+def play(directory, limit=1, stop=None, space=space, max_trials=32, cost=cost, **arguments):
+    """Runs an oracle on a cost; stops as a killed process does, amid the trials, after `stop`."""
     asked = oracle(max_trials, **arguments)
     asked.verbose = 0
     asked._set_project_dir(directory, "project")
@@ -196,6 +196,40 @@ def test_a_group_whose_best_is_elsewhere_is_not_misled(tmp_path):
     costs = {"a": lambda rate: (rate + 3.0) ** 2, "b": lambda rate: (rate + 1.0) ** 2}
     rates = told(tmp_path, 32, costs=costs)
     assert np.abs(rates["a"][8:] + 3.0).min() < 0.1 and np.abs(rates["b"][8:] + 1.0).min() < 0.1
+
+
+def test_groups_with_the_same_hyperparameters_in_another_order(tmp_path):
+    """Each value goes to the hyperparameter that it was proposed for."""
+
+    def space(hp):
+        hp.Choice("optimizer", ["a", "b"])
+        for group, names in (("a", "xy"), ("b", "yx")):
+            with hp.conditional_scope("optimizer", [group]):
+                for name in names:
+                    hp.Float(f"{group}/{name}", 0.0, 1.0)
+
+    def cost(values):
+        group = values["optimizer"]
+        return (values[f"{group}/x"] - 0.1) ** 2 + (values[f"{group}/y"] - 0.9) ** 2
+
+    trials = play(tmp_path, 8, space=space, max_trials=48, cost=cost)
+    late = [cost(values) for name, values in trials.items() if int(name[-4:]) >= 12]
+    assert np.median(late) < 0.02
+
+
+def fixed(hp):
+    hp.Choice("optimizer", ["a", "b"])
+    hp.Fixed("rate", 0.1)
+
+
+def of_one_name(hp):
+    plane(hp)
+    hp.Float("rate", 0.0, 1.0)
+
+
+@pytest.mark.parametrize("space", [fixed, of_one_name])
+def test_all_trials_of_a_space_that_is_odd(space, tmp_path):
+    assert len(play(tmp_path, 4, space=space, max_trials=24, cost=lambda values: 1.0)) == 24
 
 
 def test_a_score_that_is_to_be_large(tmp_path):

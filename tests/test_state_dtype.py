@@ -163,3 +163,13 @@ def test_float64_keeps_its_state(x64):
 def test_what_it_may_be(value):
     with pytest.raises(ValueError, match="`state_dtype` must be one of 'float32', 'bfloat16'"):
         kaf.Adam(state_dtype=value)
+
+
+def test_the_state_of_a_scalar_is_not_rounded():
+    """It costs nothing, and of SWATS it is the step of the switch."""
+    variables = variables_of([1.0, np.ones(2)], "float32")
+    optimizer = kaf.SWATS(scope="variable", state_dtype="bfloat16")
+    optimizer.build(variables)
+    dtypes = [{name: slot.dtype for name, slot in of.items()} for of in optimizer._states]
+    assert set(dtypes[0].values()) == {"float32"} == {dtypes[1]["switch_step"]}
+    assert dtypes[1]["momentum"] == "bfloat16"

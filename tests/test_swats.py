@@ -297,6 +297,16 @@ def test_a_variable_that_has_not_switched_says_so():
     assert optimizer.facts() == {"variables switched": "1 of 2"}
 
 
+def test_a_variable_without_a_gradient_after_its_switch_starts_afresh():
+    random = np.random.RandomState(0)
+    variables = variables_of([random.randn(3), random.randn(2)], "float32")
+    optimizer = kaf.SWATS(0.01, switch_at=3, scope="variable")
+    for step in range(1, 6):
+        used = variables[:1] if step == 4 else variables
+        optimizer.apply([ops.full(v.shape, 0.1) for v in used], used)
+    close(to_numpy(optimizer._states[1]["momentum"]), 0.1, 1e-6)
+
+
 # Around the rule, across the switch.
 
 

@@ -10,14 +10,14 @@ Expected: with other digits on other backends, machines and versions, it ends wi
                                            learning  weight
     optimizer  fresh seeds      n  search  rate      decay     trials  s/trial
  ─────────────────────────────────────────────────────────────────────────────
- 1  NAdamW     0.9729 ± 0.0039  8  0.9806  0.001965  0.01046   16      0.1
- 2  AdamW      0.9719 ± 0.0110  8  0.9833  0.008873  0.002581  16      0.1
- 3  SGDW       0.9712 ± 0.0110  8  0.9833  0.0936    0.001573  16      0.3
+ 1  AdamW      0.9719 ± 0.0076  8  0.9806  0.007156  0.006075  16      0.2
+ 2  NAdamW     0.9715 ± 0.0046  8  0.9806  0.002127  0.006845  16      0.2
+ 3  SGDW       0.9632 ± 0.0112  8  0.9778  0.02932   0.01301   16      0.2
 
-No clear winner: NAdamW, AdamW and SGDW cannot be told apart: there is no significant difference ...
-kaf.NAdamW(
-    learning_rate=0.0019654897095574136,
-    weight_decay=kaf.Normalized(rate=0.010462155017921722, batch_size=32, ...
+No clear winner: AdamW, NAdamW and SGDW cannot be told apart: there is no significant difference ...
+kaf.AdamW(
+    learning_rate=0.007156186257836551,
+    weight_decay=kaf.Normalized(rate=0.006074516155249202, batch_size=32, ...
 """
 
 import keras

@@ -1,8 +1,8 @@
 """Hundreds of trials at once on a GPU: the CNN of `digits_cnn.py`, all trials of an optimizer.
 
 Shows:    what fills a GPU that one small model leaves idle: `strategy="vmap"`, which makes one
-          program of many trials; a sampler that proposes all of them at the start ("tpe" proposes
-          a part at a time, to learn from it); halving, which then has many to choose from.
+          program of many trials; a sampler that proposes all of them at the start (the default
+          proposes a part at a time, to learn from it); halving, which then has many to choose from.
 Run time: On a GPU unknown: none was at hand where this was written. On two cores one to two minutes
           with --trials 27, for a trial run; "vmap" gains nothing there.
 Expected: on two cores with --trials 27 it ends with

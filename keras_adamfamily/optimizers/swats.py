@@ -133,19 +133,22 @@ class SWATS(FamilyOptimizer):
 
     @elementwise
     def update(self, g, w, s, c):
-        old = c if self.scope == "global" else s
-        in_sgd = old.switch_step > 0.0
-        is_first = ops.equal(old.switch_step, c.t - 1.0)  # of SGD: the momentum is Adam's still
-        one = ops.ones_like(c.t)
-        kept = ops.where(in_sgd & is_first, 0.0 * one, c.beta_1 * one)
+        is_global = self.scope == "global"
+        old = c if is_global else s
+        in_sgd, one = old.switch_step > 0.0, ops.ones_like(c.t)
+        kept = c.beta_1 * one
+        if is_global:  # at SGD's first step m is Adam's still: at the switch nothing was known yet
+            kept = ops.where(in_sgd & ops.equal(old.switch_step, c.t - 1.0), 0.0 * one, kept)
         m = kept * s.momentum + ops.where(in_sgd, one, (1 - c.beta_1) * one) * g
         v = lerp(s.velocity, g * g, 1 - c.beta_2)
         q = divide(m, ops.sqrt(v) + c.epsilon, is_positive(c.epsilon))  # p = -alpha * q
-        new = {"momentum": m, "velocity": v}
-        sums = {"p_p": c.alpha * c.alpha * ops.sum(q * q), "p_g": -c.alpha * ops.sum(q * g)}
-        new |= sums if self.scope == "global" else self.observe(**sums, old=s, c=c)
         rate = (1 - c.beta_1) * old.sgd_rate * (c.lr / old.switch_lr)
-        return ops.where(in_sgd, rate * m, c.alpha * q), new
+        step = ops.where(in_sgd, rate * m, c.alpha * q)
+        new = {"p_p": c.alpha * c.alpha * ops.sum(q * q), "p_g": -c.alpha * ops.sum(q * g)}
+        if not is_global:
+            new = self.observe(**new, old=s, c=c)
+            m = ops.where(~in_sgd & (new["switch_step"] > 0.0), ops.zeros_like(m), m)
+        return step, {"momentum": m, "velocity": v, **new}
 
     def conclude(self, sums, c):
         return self.observe(**sums, old=c, c=c) if sums else {}

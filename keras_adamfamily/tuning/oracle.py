@@ -72,7 +72,7 @@ class Halving:
 
 
 class OptunaOracle(keras_tuner.Oracle):
-    """Asks Optuna for the hyperparameters, and keeps the trials in a database of Optuna's.
+    """Proposes trials by a Gaussian process or Optuna, and keeps them in a database of Optuna's.
 
     It goes into any tuner of KerasTuner: `keras_tuner.Tuner(OptunaOracle(...), hypermodel)`.
     Unlike KerasTuner's own oracles it goes on after a crash as if nothing had happened, is shared
@@ -457,6 +457,7 @@ class OptunaOracle(keras_tuner.Oracle):
             self.sampler == "gp"
             and self.pruner is None
             and not self._has_conditions
+            and any(map(self._axes, self.groups()))
             and 0 < len(known) <= MOST_KNOWN
         )
 
@@ -464,14 +465,13 @@ class OptunaOracle(keras_tuner.Oracle):
         """The trials from `start` to `end` by a Gaussian process; the others of the block count."""
         first = start // self.block * self.block
         placed = max(self.startup_trials, len(self._points(group)), first)
-        names = list(dict.fromkeys(axis for name in self.groups() for axis in self._axes(name)))
-        axes = {name: hp for each in self.groups() for name, hp in self._axes(each).items()}
+        axes = {axis: hp for name in self.groups() for axis, hp in self._axes(name).items()}
         own = self._axes(group)
         sign = -1.0 if self._direction == "max" else 1.0
 
         def place(name: str, params: Mapping[str, Any]) -> list[float]:
             theirs = self._axes(name)
-            return [_coordinate(theirs[axis], params) if axis in theirs else 0.5 for axis in names]
+            return [_coordinate(theirs[axis], params) if axis in theirs else 0.5 for axis in axes]
 
         pending = [place(group, self._quasi_random(group, n)[0]) for n in range(first, placed)]
         places = gaussian.propose(
@@ -481,24 +481,28 @@ class OptunaOracle(keras_tuner.Oracle):
             self.groups().index(group),
             end - placed,
             random=np.random.default_rng([self.seed, first]),
-            pending=np.reshape(pending, (-1, len(names))),
-            choices=[_unordered(axes[name]) for name in names],
-            free=[name in own for name in names],
+            pending=np.reshape(pending, (-1, len(axes))),
+            choices=[_unordered(hp) for hp in axes.values()],
+            free=[axis in own for axis in axes],
         )
-        return [
-            self._at(group, [u for name, u in zip(names, place, strict=True) if name in own])
-            for place in places[start - placed :]
-        ]
+        found = [dict(zip(axes, place, strict=True)) for place in places[start - placed :]]
+        return [self._at(group, [at[axis] for axis in own]) for at in found]
 
-    def _axes(self, group: str) -> dict[str, Any]:
-        """The searched hyperparameters of a group, by their names without that of the group."""
-        return {
-            hp.name.removeprefix(f"{group}/"): hp
-            for hp in self.hyperparameters.space
-            if hp.name != self.group_by
-            and not isinstance(hp, keras_tuner.engine.hyperparameters.Fixed)
-            and all(group in map(str, condition.values) for condition in hp.conditions)
-        }
+    def _axes(self, group: str) -> dict[Any, Any]:
+        """The searched hyperparameters of a group, in order; keys are the same for what is alike.
+
+        `AdamW/learning_rate` and `SGDW/learning_rate` are, if they are of one kind.
+        """
+        names = {hp.name for hp in self.hyperparameters.space}
+        axes = {}
+        for hp in self.hyperparameters.space:
+            searched = not isinstance(hp, keras_tuner.engine.hyperparameters.Fixed)
+            here = all(group in map(str, condition.values) for condition in hp.conditions)
+            if searched and here and hp.name != self.group_by:
+                short = hp.name.removeprefix(f"{group}/")
+                values = tuple(hp.values) if hasattr(hp, "values") else ()
+                axes[hp.name if short in names else short, type(hp), values] = hp
+        return axes
 
     def _by_optuna(self, group, trials, known, start, end):
         """The trials from `start` to `end` by an Optuna sampler that sees the group's own."""
@@ -565,9 +569,10 @@ class OptunaOracle(keras_tuner.Oracle):
         def place(hp, name, kind):
             value = next(coordinates)
             if name == hp.name:
-                value = start.get(hp.name, hp.prob_to_value(value))
+                value = hp.prob_to_value(value)
                 if not isinstance(kind, distributions.CategoricalDistribution):
                     value = min(max(value, kind.low), kind.high)
+                value = start.get(hp.name, value)
             params[name], kinds[name] = value, kind
             return value
 
