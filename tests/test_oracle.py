@@ -51,8 +51,8 @@ def search(tuner, **arguments):
     return tuner.oracle
 
 
-def oracle(max_trials=8, **arguments):
-    return tuning.OptunaOracle("val_loss", max_trials, **arguments)
+def oracle(max_trials=8, objective="val_loss", **arguments):
+    return tuning.OptunaOracle(objective, max_trials, **arguments)
 
 
 def values(oracle):
@@ -102,7 +102,8 @@ def play(directory, limit=1, stop=None, space=space, max_trials=32, cost=cost, *
             if done == stop:
                 asked.close()
                 return None
-            asked.update_trial(trial.trial_id, {"val_loss": cost(trial.hyperparameters.values)})
+            value = cost(trial.hyperparameters.values)
+            asked.update_trial(trial.trial_id, {asked.objective.name: value})
             trial.status = "COMPLETED"
             asked.end_trial(trial)
             done += 1
@@ -163,23 +164,17 @@ def test_a_sampler_that_learns_does_better_than_chance(tmp_path):
     assert late("tpe") < 0.5 * by_chance and late("gp") < 0.2 * by_chance
 
 
-def told(directory, max_trials=16, objective="val_loss", costs=None, **arguments):
+def told(directory, max_trials=16, costs=None, **arguments):
     """The rates that an oracle tries in each group, where every group has a cost of its own."""
-    asked = tuning.OptunaOracle(objective, max_trials, **arguments)
-    asked.verbose = 0
-    asked._set_project_dir(directory, "project")
-    plane(asked.hyperparameters)
-    rates = {"a": [], "b": []}
-    while trials := asked.create_trials("tuner", 4):
-        for trial in trials:
-            group = trial.hyperparameters.values["optimizer"]
-            rates[group].append(np.log10(trial.hyperparameters.values[f"{group}/rate"]))
-            value = costs[group](rates[group][-1])
-            asked.update_trial(trial.trial_id, {asked.objective.name: value})
-            trial.status = "COMPLETED"
-            asked.end_trial(trial)
-    asked.close()
-    return {group: np.array(of) for group, of in rates.items()}
+
+    def rate(values):
+        return np.log10(values[f"{values['optimizer']}/rate"])
+
+    def cost(values):
+        return costs[values["optimizer"]](rate(values))
+
+    trials = play(directory, 4, space=plane, max_trials=max_trials, cost=cost, **arguments)
+    return {g: np.array([rate(v) for v in trials.values() if v["optimizer"] == g]) for g in "ab"}
 
 
 @pytest.mark.parametrize(("sampler", "knows"), [("gp", True), ("tpe", False)])
@@ -234,7 +229,7 @@ def test_all_trials_of_a_space_that_is_odd(space, tmp_path):
 
 def test_a_score_that_is_to_be_large(tmp_path):
     costs = dict.fromkeys("ab", lambda rate: -((rate + 2.0) ** 2))
-    rates = told(tmp_path, 24, "val_accuracy", costs=costs)
+    rates = told(tmp_path, 24, objective="val_accuracy", costs=costs)
     assert np.median(np.abs(rates["b"][8:] + 2.0)) < 0.3
 
 

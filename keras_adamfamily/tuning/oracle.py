@@ -465,20 +465,22 @@ class OptunaOracle(keras_tuner.Oracle):
         """The trials from `start` to `end` by a Gaussian process; the others of the block count."""
         first = start // self.block * self.block
         placed = max(self.startup_trials, len(self._points(group)), first)
-        axes = {axis: hp for name in self.groups() for axis, hp in self._axes(name).items()}
-        own = self._axes(group)
+        names = self.groups()
+        axes_of = {name: self._axes(name) for name in names}
+        axes = {axis: hp for theirs in axes_of.values() for axis, hp in theirs.items()}
+        own = axes_of[group]
         sign = -1.0 if self._direction == "max" else 1.0
 
         def place(name: str, params: Mapping[str, Any]) -> list[float]:
-            theirs = self._axes(name)
+            theirs = axes_of[name]
             return [_coordinate(theirs[axis], params) if axis in theirs else 0.5 for axis in axes]
 
         pending = [place(group, self._quasi_random(group, n)[0]) for n in range(first, placed)]
         places = gaussian.propose(
             np.array([place(name, trial.params) for name, trial in known]),
-            np.array([self.groups().index(name) for name, _ in known]),
+            np.array([names.index(name) for name, _ in known]),
             np.array([math.inf if t.value is None else sign * t.value for _, t in known]),
-            self.groups().index(group),
+            names.index(group),
             end - placed,
             random=np.random.default_rng([self.seed, first]),
             pending=np.reshape(pending, (-1, len(axes))),
