@@ -28,23 +28,45 @@ if BACKEND == "tensorflow":
     )
 
 
-#: What they test knows no backend but for `fit`, which shorter ones test on each.
-LONG = {
-    "test_leaderboard",
-    "test_oracle",
-    "test_report",
-    "test_search",
-    "test_sharing",
-    "test_studies",
-    "test_weights",
+#: Modules whose subject knows no backend but for `fit`, and the tests (the beginnings of their
+#: names) that show on each that it works there.
+ONCE = {
+    "test_leaderboard": (),
+    "test_oracle": (),
+    "test_report": (),
+    "test_search": (),
+    "test_sharing": (),
+    "test_studies": (),
+    "test_weights": (),
+    "test_readme": (),
+    "test_cli": ("test_tune_and_report", "test_other_backend", "test_backend_that"),
+    "test_tuning": (
+        "test_each_optimizer_gets_the_same_trials",
+        "test_trial_is_what_a_plain_fit_gives",
+        "test_leaderboard_is_the_mean",
+        "test_same_seed_same_trials",
+        "test_divergence_is_recorded",
+        "test_wrong_shapes_stop",
+        "test_wrong_data",
+        "test_hypermodel",
+        "test_facts_of",
+    ),
+    "test_validation": (
+        "test_whole_numbers_are_floats",
+        "test_integers_in_range_are_accepted",
+        "test_choices_are_accepted",
+        "test_later_assignments",
+        "test_options_are_fixed_once_built",
+    ),
 }
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """By default the long tests of the tuner run on JAX alone, elsewhere with `-m slow`."""
+    """By default what knows no backend runs on JAX alone, elsewhere with `-m slow`."""
     for item in items:
-        if BACKEND != "jax" and item.module.__name__.rpartition(".")[2] in LONG:
+        module = item.module.__name__.rpartition(".")[2]
+        if BACKEND != "jax" and module in ONCE and not item.name.startswith(ONCE[module]):
             item.add_marker(pytest.mark.slow)
 
 
