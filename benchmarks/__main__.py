@@ -19,8 +19,8 @@ def main():
     here = step.machine()
     print(here)
     seconds = 60 * given.minutes
-    whole = fit.run(fit.MODELS, ["AdamW", "Nadam"], 5, 0.25 * seconds)
     steps = step.run(step.DEFAULT, given.rounds, 0.75 * seconds)
+    whole = fit.run(fit.MODELS, ["AdamW", "Nadam"], 5, 0.25 * seconds)
     name = re.sub(r"\W+", "-", f"{here['processor']} {here['cores']} cores {here['backend']}")
     step.write(given.out, name.lower(), steps, step=steps, fit=whole)
 

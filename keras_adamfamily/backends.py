@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import math
 import os
 
 import keras
@@ -50,6 +51,7 @@ __all__ = [
     "on_each_device",
     "replace_now",
     "run_if",
+    "total",
     "view",
 ]
 
@@ -82,6 +84,52 @@ def in_turn(first, scalar, *tensors):
     part = first[(slice(0, 1),) * len(first.shape)]
     never = ops.any(ops.isnan(part) & (part == part))
     return first, ops.where(never, ops.zeros_like(scalar), scalar), *tensors
+
+
+def total(function, *tensors, axes=None):
+    """The sum of what an elementwise function gives: of all of it, or along axes, which stay.
+
+    The first of the tensors is as large as any. XLA on a CPU computes what is summed anew, and does
+    not keep it for another loop.
+    """
+    barrier = _barrier(tensors[0])
+    if barrier is not None:
+        tensors = barrier([ops.convert_to_tensor(x, tensors[0].dtype) for x in tensors])
+    by_pieces = barrier is not None if BACKEND == "tensorflow" else BACKEND == "torch" and axes
+    parts = _added_by_pieces(function, tensors, axes) if by_pieces else [function(*tensors)]
+    return sum(ops.sum(part, axes, keepdims=axes is not None) for part in parts)
+
+
+#: Elements from which a sum is worth a longer program, and the pieces that it is made of.
+LARGE, PIECES = 2**16, 8
+
+
+def _added_by_pieces(function, tensors, axes):
+    """An eighth of the numbers, with the same sum, and what is left over.
+
+    On a CPU TensorFlow's XLA writes down all numbers that it sums, and goes through them in a slow
+    order; PyTorch's compiler goes down one column after the other. The pieces of a tensor are added
+    to one another in the loop that computes them.
+    """
+    shape = tuple(tensors[0].shape)
+    if None in shape or math.prod(shape) < LARGE:
+        return [function(*tensors)]
+    if axes is None:
+        tensors = [ops.reshape(x, (-1,)) if tuple(x.shape) == shape else x for x in tensors]
+        shape = tuple(tensors[0].shape)
+    axis, *others = axes or (0,)
+    for other in others:  # `max` is beyond TorchDynamo
+        axis = other if shape[other] > shape[axis] else axis
+    size = shape[axis]
+    count, rest = size // PIECES, size % PIECES
+    is_full = [len(x.shape) == len(shape) and x.shape[axis] == size for x in tensors]
+
+    def part(start, stop):
+        cut = (slice(None),) * axis + (slice(start, stop),)
+        return function(*(x[cut] if full else x for x, full in zip(tensors, is_full, strict=True)))
+
+    parts = [sum(part(k * count, (k + 1) * count) for k in range(PIECES))] if count else []
+    return [*parts, part(PIECES * count, None)] if rest else parts
 
 
 #: Whether TensorFlow is writing a program that XLA compiles for a CPU: it does not tell by itself.

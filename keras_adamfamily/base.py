@@ -23,7 +23,7 @@ from keras import ops
 
 from keras_adamfamily import backends
 from keras_adamfamily.hyperparameters import Fixed, Hyperparameter, Option, Setting
-from keras_adamfamily.numerics import hashed, lerp, round_to_bfloat16
+from keras_adamfamily.numerics import clipping_factors, hashed, lerp, round_to_bfloat16
 from keras_adamfamily.schedules import Schedule
 from keras_adamfamily.validation import (
     NON_NEGATIVE,
@@ -449,7 +449,13 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         bounds = self.clipnorm, self.clipvalue, self.global_clipnorm
         if any(bounds) and _in_place():
             return kernels.clip(grads, *bounds)
-        return super()._clip_gradients(grads)
+        if self.clipvalue or not any(bounds) or any(map(backends.is_sparse, grads)):
+            return super()._clip_gradients(grads)
+        widest = keras.backend.result_type(*(g.dtype for g in grads))
+        norms = [ops.sqrt(backends.total(ops.square, g)) for g in grads]
+        norms = ops.stack([backends.cast(norm, widest) for norm in norms])
+        factors = ops.unstack(clipping_factors(norms, self.clipnorm, self.global_clipnorm))
+        return [g * backends.cast(f, g.dtype) for g, f in zip(grads, factors, strict=True)]
 
     def assign_add(self, variable, value) -> None:
         """Adds to a variable; in place on PyTorch, where Keras makes a sum and copies it."""
@@ -551,6 +557,8 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
     def _rounded(self, state, new, w, s, c) -> dict:
         """New state as bfloat16 holds it, if of the variable's shape; one after the other."""
         key, salt = (w, c.salt) if backends.is_sparse(new) else backends.in_turn(new, c.salt)
+        for name in self.sums:
+            state[name], salt = backends.in_turn(state[name], salt)
         rounded = {}
         for name, value in state.items():
             if isinstance(value, Added):

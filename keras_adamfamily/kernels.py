@@ -25,12 +25,15 @@ import warnings
 import numpy as np
 import torch
 from keras.src.backend.common.stateless_scope import in_stateless_scope
+from torch.fx.experimental import _config as symbolic
 
+from keras_adamfamily import numerics
 from keras_adamfamily.backends import COMPILE_FROM
-from keras_adamfamily.numerics import is_positive
 
 #: Elements up to which a variable is joined with others, and of a piece that fits the cache.
 SMALL, PIECE = 2**16, 2**18
+#: Parts that one call of a compiled program updates: a call takes as long as 100,000 elements.
+TOGETHER = 8
 #: Elements of a piece for a fused kernel, which runs on all threads and so is costly to start.
 CUT = 2**20
 
@@ -57,13 +60,9 @@ def clip(grads, clipnorm, clipvalue, global_clipnorm) -> list:
 
 
 def clipping_factors(grads, clipnorm, global_clipnorm) -> list:
-    """What to multiply the gradients by, to clip them as Keras does: scalars, None for 1."""
+    """What to multiply each gradient by, to clip it as Keras does: scalars, None for 1."""
     norms = torch.stack(torch._foreach_norm(grads))
-    if global_clipnorm:
-        norms = torch.linalg.vector_norm(norms).expand(len(grads))
-        norms = norms + (norms - norms)  # one infinite gradient makes all of them NaN
-    bound = clipnorm or global_clipnorm
-    factors = bound / norms.clamp_min(bound)
+    factors = numerics.clipping_factors(norms, clipnorm, global_clipnorm)
     if factors.device.type != "cpu":  # where looking at them would wait for the device
         return list(torch.unbind_copy(factors))
     return [None if f == 1.0 else f for f in factors.tolist()]
@@ -89,7 +88,7 @@ class Kernels:
             with torch.no_grad():
                 return self.step(grads, indices, contexts, decay, factors)
         o, sums = self.optimizer, []
-        for (dtype, decays, _), (positions, units) in self._grouped(tuple(indices)).items():
+        for (dtype, decays, flat, _), (positions, units) in self._grouped(tuple(indices)).items():
             c = contexts[dtype]
             fraction = c.decay if decays else None
             inside = c.decay is not None and decay.inside_gradient
@@ -104,10 +103,13 @@ class Kernels:
                     continue
             if c.decay is not None and self.program:  # one program for all that it may be
                 fraction = torch.as_tensor(c.decay if decays else 0.0, dtype=gs[0].dtype)
-            for unit in units:
-                columns = [gs[unit], weights[unit], *(slots[unit] for slots in state.values())]
-                traits = o._traits[indices[positions[unit.start]]]
-                sums += self._unit(columns, fs[unit], tuple(state), traits, c, fraction, inside)
+            columns = [gs, weights, *state.values()]
+            for batch in _batches(units, columns, TOGETHER if flat and self.program else 1):
+                parts = [_joined([x[unit] for x in columns], fs[unit], flat) for unit in batch]
+                traits = o._traits[indices[positions[batch[0].start]]]
+                sums += self._run(parts, flat, tuple(state), traits, c, fraction, inside)
+                for unit, (tensors, _) in zip(batch, parts, strict=True):
+                    _hand_back(tensors[1:], [x[unit] for x in columns[1:]])
         return sums
 
     def _fused(self, grads, weights, *rest) -> bool:
@@ -120,7 +122,8 @@ class Kernels:
         for position, index in enumerate(indices):
             dtype = self.optimizer._trainable_variables[index].dtype
             decays = self.optimizer._traits[index]["decays"]
-            kind = (self.optimizer._compute_dtypes[index], decays, dtype)
+            flat = math.isfinite(self._flat_size(index))
+            kind = (self.optimizer._compute_dtypes[index], decays, flat, dtype)
             kinds.setdefault(kind, []).append(position)
         groups = {}
         for kind, positions in kinds.items():
@@ -144,43 +147,72 @@ class Kernels:
         flat = full and _is_plain(o._traits[index]) and self._is_elementwise
         return math.prod(shape) if flat else math.inf
 
-    def _unit(self, columns, factors, names, *scalars) -> list[list]:
-        """Updates one variable, or several joined into one. Columns: gradients, weights, slots."""
-        if len(columns[0]) == 1:
-            return self._run([column[0] for column in columns], factors[0], names, *scalars)
-        columns[0] = _scaled(columns[0], factors)
-        joined = [torch._utils._flatten_dense_tensors(column) for column in columns]
-        sums = self._run(joined, None, names, *scalars)
-        for column, new in zip(columns[1:], joined[1:], strict=True):
-            torch._foreach_copy_(column, torch._utils._unflatten_dense_tensors(new, column))
-        return sums
-
-    def _run(self, tensors, factor, names, traits, c, fraction, inside) -> list[list]:
-        flat = self._is_elementwise and _is_plain(traits) and len({x.shape for x in tensors}) == 1
-        # `data` is no view in PyTorch's books, whose base a program would be bound to.
-        tensors = [x.view(-1).data if flat else x.data for x in tensors]
+    def _run(self, parts, flat, names, traits, c, fraction, inside) -> list[list]:
+        """Updates parts, flat ones or a variable, by the program or op by op."""
         # Whether it decays is in `fraction`: as a trait it would make two programs of one.
         known = {name: value for name, value in traits.items() if name != "decays"}
         rest = (self.optimizer, names, known, c, fraction, inside)
-        if self.program and (flat or tensors[0].numel() > SMALL):
-            scale = factor
+        if self.program and sum(tensors[0].numel() for tensors, _ in parts) > SMALL:
+            whole = _filled(parts, TOGETHER) if flat else parts
+            scales = [factor for _, factor in whole]
             if any((self.optimizer.clipnorm, self.optimizer.global_clipnorm)):  # one program
-                one = torch.ones((), dtype=tensors[0].dtype, device=tensors[0].device)
-                scale = one if factor is None else torch.as_tensor(factor, dtype=one.dtype)
+                like = whole[0][0][0]
+                scales = [torch.as_tensor(1.0 if f is None else f).to(like) for f in scales]
             try:
-                return [self.program(tensors, scale, *rest)]
+                with symbolic.patch(use_duck_shape=False):  # sizes that are equal by chance
+                    sums = self.program([tensors for tensors, _ in whole], scales, *rest)
+                return sums[: len(parts)]
             except Exception as error:  # of TorchDynamo, of TorchInductor, of the C compiler
                 self.program = None
                 _tell(f"{error!r:.300}")
-        pieces = [tensors]
-        if flat and tensors[0].device.type == "cpu":
-            size = PIECE if tensors[0].numel() > PIECE else SMALL
-            pieces = zip(*(x.split(size) for x in tensors), strict=True)
         sums = []
-        for piece in pieces:
-            with _threads_for(piece[0]):
-                sums.append(_update(piece, factor, *rest))
+        for tensors, factor in parts:
+            pieces = [tensors]
+            if flat and tensors[0].device.type == "cpu":
+                size = PIECE if tensors[0].numel() > PIECE else SMALL
+                pieces = zip(*(x.split(size) for x in tensors), strict=True)
+            for piece in pieces:
+                with _threads_for(piece[0]):
+                    sums.append(_update(piece, factor, *rest))
         return sums
+
+
+def _joined(columns, factors, flat):
+    """Gradients, weights and slots as one tensor each, and their factor if there is one to apply.
+
+    `data` is no view in PyTorch's books, whose base a program would be bound to.
+    """
+    if len(columns[0]) == 1:
+        return [column[0].view(-1).data if flat else column[0].data for column in columns], factors[
+            0
+        ]
+    with _threads_for(columns[0][0]):
+        columns[0] = _scaled(columns[0], factors)
+        return [torch._utils._flatten_dense_tensors(column) for column in columns], None
+
+
+def _hand_back(tensors, columns) -> None:
+    """Writes what was joined to where it came from."""
+    for joined, column in zip(tensors, columns, strict=True):
+        if len(column) > 1:
+            with _threads_for(column[0]):
+                torch._foreach_copy_(column, torch._utils._unflatten_dense_tensors(joined, column))
+
+
+def _batches(units, columns, count) -> list[list]:
+    """Up to `count` units each, of one kind for TorchDynamo: it asks whether a tensor is a view."""
+    kinds = {}
+    for unit in units:
+        alone = unit.stop - unit.start == 1
+        kind = tuple(alone and column[unit.start].storage_offset() > 0 for column in columns)
+        kinds.setdefault(kind, []).append(unit)
+    return [of[k : k + count] for of in kinds.values() for k in range(0, len(of), count)]
+
+
+def _filled(parts, count) -> list:
+    """As many parts as `count`, the last ones small and of no use."""
+    like = parts[0][0]
+    return parts + [([x.new_zeros(8) for x in like], None) for _ in range(count - len(parts))]
 
 
 @contextlib.contextmanager
@@ -263,12 +295,16 @@ def _update(tensors, factor, optimizer, names, traits, c, fraction, inside) -> l
     return [state[name] for name in optimizer.sums]
 
 
+def _update_all(parts, factors, *rest) -> list[list]:
+    return [_update(part, factor, *rest) for part, factor in zip(parts, factors, strict=True)]
+
+
 def _program(optimizer):
-    """`_update` compiled for flat tensors of any length.
+    """`_update` compiled for some parts at once, flat tensors of any length.
 
     TorchDynamo keeps a limited number of programs for a code object, so each optimizer has a copy.
     """
-    own = types.FunctionType(_update.__code__.replace(), globals())
+    own = types.FunctionType(_update_all.__code__.replace(), globals())
     return torch.compile(own, dynamic=True, fullgraph=True)
 
 
@@ -308,7 +344,7 @@ def _fused_kernel(optimizer):
 
 def _fused_adam(grads, weights, state, c, fraction, inside) -> bool:
     """With the kernel's own step at infinity its bias corrections are 1, and ours stand in `c`."""
-    if not is_positive(c.epsilon):
+    if not numerics.is_positive(c.epsilon):
         return False
     alpha, decay = float(c.alpha), 0.0
     if inside and fraction is not None:
@@ -358,7 +394,7 @@ def _fused_sgd(grads, weights, state, c, fraction, inside) -> bool:
 
 
 def _fused_adagrad(grads, weights, state, c, fraction, inside) -> bool:
-    if not is_positive(c.epsilon):
+    if not numerics.is_positive(c.epsilon):
         return False
     if fraction is not None and not inside:
         _decay_first(weights, float(fraction))

@@ -51,6 +51,16 @@ def divide(numerator, denominator, surely_positive: bool):
     return ops.divide(numerator, denominator)
 
 
+def clipping_factors(norms, clipnorm, global_clipnorm):
+    """What to multiply gradients of such norms by, to clip them as Keras does; all tensors."""
+    bound = clipnorm or global_clipnorm
+    if global_clipnorm:
+        norm = ops.sqrt(ops.sum(norms * norms))
+        norm = norm + (norm - norm)  # one infinite gradient makes all of them NaN
+        norms = ops.broadcast_to(norm, norms.shape)
+    return bound / ops.maximum(norms, bound)
+
+
 def is_positive(value) -> bool:
     """Whether `value` is known to be positive, in float32 too, when the program is written."""
     return isinstance(value, float) and value > 1e-30

@@ -48,7 +48,8 @@ class Programs:
 def traced_once(optimizer):
     """`optimizer._decayed_update`, traced once for all variables with the same scalars.
 
-    It is as good as the original one, and slower, for a variable that it does not fit.
+    It is as good as the original one, and slower, for a variable that it does not fit. Large
+    variables that the rule sums over have a trace for each shape, see `backends.total`.
     """
     plain = optimizer._decayed_update
     if tf.executing_eagerly() or not optimizer.is_elementwise:
@@ -60,7 +61,9 @@ def traced_once(optimizer):
         traits = {"decays": slots.pop("decays")}
         if not isinstance(g, tf.Tensor) or any(slot.shape != w.shape for slot in slots.values()):
             return plain(g, w, s, c, fraction)
-        kind = c.dtype, fraction is None, len(w.shape)
+        sums_up = optimizer.sums and w.shape.num_elements() >= backends.LARGE
+        shape = tuple(w.shape) if sums_up else (None,) * len(w.shape)
+        kind = c.dtype, fraction is None, shape
         if kind not in traced:
 
             def rule(g, w, slots):
@@ -68,7 +71,7 @@ def traced_once(optimizer):
                 added = {k: slots[k] + x.increment for k, x in state.items() if _is_added(x)}
                 return new, state | added
 
-            spec = tf.TensorSpec([None] * len(w.shape), c.dtype)
+            spec = tf.TensorSpec(shape, c.dtype)
             signature = [spec, spec, dict.fromkeys(slots, spec)]
             traced[kind] = tf.function(rule, signature, autograph=False)
         return traced[kind](g, w, slots)

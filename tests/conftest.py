@@ -1,7 +1,6 @@
 """Two TensorFlow devices and four JAX devices on one CPU, set up before either starts.
 
-Compiled programs go into a folder of the tests, each of them, however small: the workers of
-pytest-xdist start from this process and share it.
+Compiled programs go into a folder of the tests.
 """
 
 import os
@@ -9,7 +8,6 @@ import tempfile
 
 compiled = tempfile.TemporaryDirectory()
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", compiled.name)  # not the user's
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
 )

@@ -2,22 +2,23 @@
 
 import re
 
+import keras
 import numpy as np
 import pytest
 
 import keras_adamfamily as kaf
-from tests.steps import BACKEND, variables_of
+from tests.steps import BACKEND
 
 pytestmark = pytest.mark.skipif(BACKEND == "torch", reason="XLA")
 
-#: SWATS multiplies its step by two things, and ND-Adam makes directions and norms of it.
-KEEP_A_STEP = ("SWATS", "NDAdam")
 SHAPE = (128, 256)
+#: Rules that need what is rounded later for something else too.
+KEEP_ONE_ROUNDED = ("ADOPT", "SWATS", "NDAdam")
 
 
 def optimized_program(optimizer):
     """XLA's text of a step on one variable, and the bytes that it keeps meanwhile."""
-    variables = variables_of([np.ones(SHAPE)], "float32")
+    variables = [keras.Variable(np.ones(SHAPE, "float32"), name="kernel")]  # vectors to ND-Adam
     optimizer.build(variables)
     gradient = np.ones(SHAPE, "float32")
     if BACKEND == "jax":
@@ -36,9 +37,11 @@ def optimized_program(optimizer):
     return program.experimental_get_compiler_ir(*arguments)(stage="optimized_hlo"), 0
 
 
+@pytest.mark.parametrize("name", kaf.names())
 @pytest.mark.parametrize("state_dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("name", [n for n in kaf.names() if n not in KEEP_A_STEP])
 def test_nothing_is_copied(name, state_dtype):
+    if state_dtype == "bfloat16" and name in KEEP_ONE_ROUNDED:
+        pytest.skip("keeps an array of one variable")
     text, kept = optimized_program(kaf.get(name).__class__(state_dtype=state_dtype))
     assert not re.findall(r"\[128,256\]\S* copy\(", text)
-    assert kept < 4 * np.prod(SHAPE) or (name, state_dtype) == ("ADOPT", "bfloat16")
+    assert kept < 4 * np.prod(SHAPE)

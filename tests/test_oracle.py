@@ -131,10 +131,11 @@ def test_every_group_gets_the_same_number_within_the_space(played):
     assert len({v["units"] for v in played.values()}) > 3
 
 
-def test_trials_of_both_groups_begin_at_the_same_places(played):
-    for number in range(4):
-        a, b = (played[f"{name}-{number:04d}"] for name in "ab")
-        assert a["a/rate"] == b["b/rate"] and a["units"] == b["units"]
+def test_groups_begin_at_the_same_places_or_where_they_learn_together_at_others(played, tmp_path):
+    for trials, same in ((played, False), (play(tmp_path, sampler="tpe"), True)):
+        for number in range(4):
+            a, b = (trials[f"{name}-{number:04d}"] for name in "ab")
+            assert (a["a/rate"] == b["b/rate"]) == same
 
 
 @pytest.mark.parametrize("limit", [3, pytest.param(16, marks=pytest.mark.slow)])

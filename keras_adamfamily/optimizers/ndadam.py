@@ -136,20 +136,32 @@ class NDAdam(Adam):
     def update(self, g, w, s, c):
         if s.axes is None:
             return super().update(g, w, s, c)
-        start = unit(w, s.axes) if self.normalize_on_build else w
-        g = g - total(g * start, s.axes) * start
-        m = lerp(s.momentum, g, c.weight_1)
-        v = lerp(s.velocity, total(g * g, s.axes), c.weight_2)
+        scale = ops.ones_like(s.velocity)
+        if self.normalize_on_build:
+            scale = reciprocal_length(lambda w: w, s.axes, w)
+        along = scale * scale * backends.total(lambda g, w: g * w, g, w, axes=s.axes)
+        m = lerp(s.momentum, g - along * w, c.weight_1)
+        square = backends.total(lambda g, w, a: ops.square(g - a * w), g, w, along, axes=s.axes)
+        v = lerp(s.velocity, square, c.weight_2)
         root = ops.sqrt(v) + c.epsilon_hat
-        step = c.vector_multiplier * c.alpha * divide(m, root, is_positive(c.epsilon))
-        return w - unit(start - step, s.axes), {"momentum": m, "velocity": v}
+        rate = divide(c.vector_multiplier * c.alpha, root, is_positive(c.epsilon))
+
+        def moved(w, m, scale, rate):
+            return scale * w - rate * m
+
+        length = reciprocal_length(moved, s.axes, w, m, scale, rate)
+        return w - length * moved(w, m, scale, rate), {"momentum": m, "velocity": v}
 
 
-def total(x, axes):
-    """The sum along the vectors, one number for each."""
-    return ops.sum(x, axis=tuple(axes), keepdims=True)
+def reciprocal_length(function, axes, *tensors):
+    """1 over the length of each vector that an elementwise function gives; 0 for one of length 0.
+
+    To multiply by it is cheaper than to divide, and XLA computes it again rather than to keep it.
+    """
+    squares = backends.total(lambda *x: ops.square(function(*x)), *tensors, axes=axes)
+    return divide(1.0, ops.sqrt(squares), surely_positive=False)
 
 
 def unit(x, axes):
     """The vectors of `x` divided by their lengths; one of length 0 stays."""
-    return divide(x, ops.sqrt(total(x * x, axes)), surely_positive=False)
+    return x * reciprocal_length(lambda x: x, axes, x)

@@ -6,6 +6,7 @@ from typing import Any
 
 from keras import ops
 
+from keras_adamfamily import backends
 from keras_adamfamily.base import FamilyOptimizer, LearningRate, elementwise
 from keras_adamfamily.hyperparameters import Count, Hyperparameter, Option
 from keras_adamfamily.numerics import divide, is_positive, lerp, one_minus_power
@@ -141,10 +142,15 @@ class SWATS(FamilyOptimizer):
             kept = ops.where(in_sgd & ops.equal(old.switch_step, c.t - 1.0), 0.0 * one, kept)
         m = kept * s.momentum + ops.where(in_sgd, one, (1 - c.beta_1) * one) * g
         v = lerp(s.velocity, g * g, 1 - c.beta_2)
-        q = divide(m, ops.sqrt(v) + c.epsilon, is_positive(c.epsilon))  # p = -alpha * q
         rate = (1 - c.beta_1) * old.sgd_rate * (c.lr / old.switch_lr)
-        step = ops.where(in_sgd, rate * m, c.alpha * q)
-        new = {"p_p": c.alpha * c.alpha * ops.sum(q * q), "p_g": -c.alpha * ops.sum(q * g)}
+
+        def q(m, v, epsilon):  # p = -alpha * q
+            return divide(m, ops.sqrt(v) + epsilon, is_positive(c.epsilon))
+
+        step = ops.where(in_sgd, rate * m, c.alpha * q(m, v, c.epsilon))
+        q_q = backends.total(lambda *x: ops.square(q(*x)), m, v, c.epsilon)
+        q_g = backends.total(lambda g, *x: q(*x) * g, g, m, v, c.epsilon)
+        new = {"p_p": c.alpha * c.alpha * q_q, "p_g": -c.alpha * q_g}
         if not is_global:
             new = self.observe(**new, old=s, c=c)
             m = ops.where(~in_sgd & (new["switch_step"] > 0.0), ops.zeros_like(m), m)

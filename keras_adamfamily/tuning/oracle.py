@@ -82,9 +82,11 @@ class OptunaOracle(keras_tuner.Oracle):
     Where the space has a choice named `group_by`, each of its values gets the same number of
     trials: no optimizer gets the better of another because its first trials were lucky.
 
-    The first trials are quasi-random. Trials are proposed by blocks of `block`: those of a block
-    know the results of the blocks before it and the places, not the results, of one another. So
-    the list of trials depends on the seed alone, not on how many are trained at a time.
+    The first trials are quasi-random. Where Gaussian processes learn from all groups, each group
+    has places of its own, which tell more together; else all have the same. Trials are proposed by
+    blocks of `block`: those of a block know the results of the blocks before it and the places, not
+    the results, of one another. So the list of trials depends on the seed alone, not on how many
+    are trained at a time.
 
     Args:
         objective: As in every oracle: `"val_accuracy"`, `keras_tuner.Objective("val_f1", "max")`.
@@ -431,7 +433,8 @@ class OptunaOracle(keras_tuner.Oracle):
                 proposed = [self._quasi_random(group, n) for n in range(start, min(end, placed))]
                 if end > max(start, placed):
                     known = self._known(there, first)
-                    suggest = self._by_process if self._has_process(known) else self._by_optuna
+                    few = self._has_processes and 0 < len(known) <= MOST_KNOWN
+                    suggest = self._by_process if few else self._by_optuna
                     proposed += suggest(group, trials, known, max(start, placed), end)
                 return [running(params, kinds) for params, kinds in proposed]
 
@@ -452,13 +455,14 @@ class OptunaOracle(keras_tuner.Oracle):
             if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
         ]
 
-    def _has_process(self, known: Sequence[Any]) -> bool:
+    @property
+    def _has_processes(self) -> bool:
+        """Whether Gaussian processes learn from all groups."""
         return (
             self.sampler == "gp"
             and self.pruner is None
             and not self._has_conditions
             and any(map(self._axes, self.groups()))
-            and 0 < len(known) <= MOST_KNOWN
         )
 
     def _by_process(self, group, trials, known, start, end):
@@ -557,8 +561,10 @@ class OptunaOracle(keras_tuner.Oracle):
         dimensions = max(1, len(self.hyperparameters.space))
         if self.sampler == "random":
             point = np.random.default_rng([self.seed, number]).random(dimensions)
-        else:
-            sequence = qmc.Sobol(dimensions, scramble=True, rng=self.seed)
+        else:  # what learns across groups learns more from different places
+            own = self.groups().index(group) if self._has_processes else 0
+            random = np.random.default_rng([self.seed, own])
+            sequence = qmc.Sobol(dimensions, scramble=True, rng=random)
             point = (sequence.fast_forward(number) if number else sequence).random(1)[0]
         points = self._points(group)
         return self._at(group, point, points[number] if number < len(points) else {})

@@ -399,7 +399,7 @@ def _method(study: Study, page: Page) -> None:
         f"The score of a trial is {_objective(study)} after its last epoch, not the best epoch of "
         "a noisy curve. Every optimizer had the same number of trials, of epochs and of searched "
         f"values. The first {min(settings.startup_trials, settings.trials_per_optimizer)} of each "
-        "lay at the same quasi-random places of its ranges, what came after them was proposed by "
+        "lay at quasi-random places of its ranges, what came after them was proposed by "
         f"the sampler {settings.sampler!r}; everything random follows from the seed "
         f"{settings.seed}, and all trials had the same seed for their training. The best "
         "configuration of each was then trained again on fresh seeds, the same ones for every "
