@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import math
 import os
 
 import keras
@@ -95,8 +94,8 @@ def total(function, *tensors, axes=None):
     barrier = _barrier(tensors[0])
     if barrier is not None:
         tensors = barrier([ops.convert_to_tensor(x, tensors[0].dtype) for x in tensors])
-    by_pieces = barrier is not None if BACKEND == "tensorflow" else BACKEND == "torch" and axes
-    parts = _added_by_pieces(function, tensors, axes) if by_pieces else [function(*tensors)]
+    is_slow = BACKEND == "tensorflow" and barrier is not None
+    parts = _added_by_pieces(function, tensors, axes) if is_slow else [function(*tensors)]
     return sum(ops.sum(part, axes, keepdims=axes is not None) for part in parts)
 
 
@@ -108,28 +107,25 @@ def _added_by_pieces(function, tensors, axes):
     """An eighth of the numbers, with the same sum, and what is left over.
 
     On a CPU TensorFlow's XLA writes down all numbers that it sums, and goes through them in a slow
-    order; PyTorch's compiler goes down one column after the other. The pieces of a tensor are added
-    to one another in the loop that computes them.
+    order. The pieces of a tensor are added to one another in the loop that computes them.
     """
-    shape = tuple(tensors[0].shape)
-    if None in shape or math.prod(shape) < LARGE:
+    shape = tensors[0].shape
+    if not shape.is_fully_defined() or shape.num_elements() < LARGE:
         return [function(*tensors)]
     if axes is None:
-        tensors = [ops.reshape(x, (-1,)) if tuple(x.shape) == shape else x for x in tensors]
-        shape = tuple(tensors[0].shape)
-    axis, *others = axes or (0,)
-    for other in others:  # `max` is beyond TorchDynamo
-        axis = other if shape[other] > shape[axis] else axis
+        tensors = [tf.reshape(x, (-1,)) if x.shape == shape else x for x in tensors]
+        shape = tensors[0].shape
+    axis = axes[-1] if axes else 0
     size = shape[axis]
-    count, rest = size // PIECES, size % PIECES
+    count = size // PIECES
     is_full = [len(x.shape) == len(shape) and x.shape[axis] == size for x in tensors]
 
     def part(start, stop):
         cut = (slice(None),) * axis + (slice(start, stop),)
         return function(*(x[cut] if full else x for x, full in zip(tensors, is_full, strict=True)))
 
-    parts = [sum(part(k * count, (k + 1) * count) for k in range(PIECES))] if count else []
-    return [*parts, part(PIECES * count, None)] if rest else parts
+    parts = [sum(part(k * count, (k + 1) * count) for k in range(PIECES))]
+    return [*parts, part(PIECES * count, None)] if size % PIECES else parts
 
 
 #: Whether TensorFlow is writing a program that XLA compiles for a CPU: it does not tell by itself.

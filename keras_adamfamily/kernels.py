@@ -156,8 +156,7 @@ class Kernels:
             whole = _filled(parts, TOGETHER) if flat else parts
             scales = [factor for _, factor in whole]
             if any((self.optimizer.clipnorm, self.optimizer.global_clipnorm)):  # one program
-                like = whole[0][0][0]
-                scales = [torch.as_tensor(1.0 if f is None else f).to(like) for f in scales]
+                scales = [_scalar_like(factor, whole[0][0][0]) for factor in scales]
             try:
                 with symbolic.patch(use_duck_shape=False):  # sizes that are equal by chance
                     sums = self.program([tensors for tensors, _ in whole], scales, *rest)
@@ -199,6 +198,12 @@ def _hand_back(tensors, columns) -> None:
                 torch._foreach_copy_(column, torch._utils._unflatten_dense_tensors(joined, column))
 
 
+def _scalar_like(factor, tensor):
+    if isinstance(factor, torch.Tensor):
+        return factor.to(tensor)
+    return tensor.new_full((), 1.0 if factor is None else factor)
+
+
 def _batches(units, columns, count) -> list[list]:
     """Up to `count` units each, of one kind for TorchDynamo: it asks whether a tensor is a view."""
     kinds = {}
@@ -212,7 +217,12 @@ def _batches(units, columns, count) -> list[list]:
 def _filled(parts, count) -> list:
     """As many parts as `count`, the last ones small and of no use."""
     like = parts[0][0]
-    return parts + [([x.new_zeros(8) for x in like], None) for _ in range(count - len(parts))]
+    starts = [8 if x.storage_offset() else 0 for x in like]
+
+    def filling():
+        return [x.new_zeros(16)[k : k + 8].data for x, k in zip(like, starts, strict=True)]
+
+    return parts + [(filling(), None) for _ in range(count - len(parts))]
 
 
 @contextlib.contextmanager
@@ -305,7 +315,9 @@ def _program(optimizer):
     TorchDynamo keeps a limited number of programs for a code object, so each optimizer has a copy.
     """
     own = types.FunctionType(_update_all.__code__.replace(), globals())
-    return torch.compile(own, dynamic=True, fullgraph=True)
+    # Without the option a part that is small at first is left to one thread ever after.
+    options = {"cpp.dynamic_threads": True}
+    return torch.compile(own, dynamic=True, fullgraph=True, options=options)
 
 
 @functools.lru_cache(1)

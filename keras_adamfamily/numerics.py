@@ -53,12 +53,12 @@ def divide(numerator, denominator, surely_positive: bool):
 
 def clipping_factors(norms, clipnorm, global_clipnorm):
     """What to multiply gradients of such norms by, to clip them as Keras does; all tensors."""
-    bound = clipnorm or global_clipnorm
+    bound = ops.full_like(norms, clipnorm or global_clipnorm)
     if global_clipnorm:
         norm = ops.sqrt(ops.sum(norms * norms))
         norm = norm + (norm - norm)  # one infinite gradient makes all of them NaN
         norms = ops.broadcast_to(norm, norms.shape)
-    return bound / ops.maximum(norms, bound)
+    return bound / backends.maximum(norms, bound)
 
 
 def is_positive(value) -> bool:

@@ -305,6 +305,32 @@ def test_the_compiled_rule(name, plainly, monkeypatch):
     assert largest_difference(fast, plainly(run)) < 4 * 8 * 2.0**-24 * 4
 
 
+@pytest.mark.slow
+def test_gradients_that_are_views_take_one_more_program(plainly, monkeypatch):
+    """As in the buckets of distributed training: in any order, and not one for each order."""
+    monkeypatch.setattr(kernels, "COMPILE_FROM", 0)
+    monkeypatch.setattr(kernels, "SMALL", 8)
+    compiled = []
+    torch._dynamo.reset()
+    torch._dynamo.callback_handler.register_start_callback(compiled.append)
+
+    def run():
+        random = np.random.RandomState(0)
+        variables = variables_of([np.ones(16 + k) for k in range(11)], "float32")
+        optimizer = kaf.RMSprop(0.1)
+        for step in range(4):
+            bucket = torch.from_numpy(random.randn(10 + sum(range(16, 27))).astype("float32"))
+            views = bucket[10:].split(list(range(16, 27)))
+            grads = [g.clone() if step and random.rand() < 0.5 else g for g in views]
+            optimizer.apply(grads, variables)
+        return [v.value.detach().numpy() for v in variables]
+
+    fast = run()
+    torch._dynamo.callback_handler.remove_start_callback(compiled.append)
+    assert len(compiled) <= 2
+    assert largest_difference(fast, plainly(run)) < 4 * 8 * 2.0**-24 * 4
+
+
 def test_without_a_compiler_training_goes_on_and_says_so_once(monkeypatch, plainly):
     def fail(*args):
         raise RuntimeError("no C++ compiler")

@@ -139,7 +139,7 @@ class NDAdam(Adam):
         scale = ops.ones_like(s.velocity)
         if self.normalize_on_build:
             scale = reciprocal_length(lambda w: w, s.axes, w)
-        along = scale * scale * backends.total(lambda g, w: g * w, g, w, axes=s.axes)
+        along = scale * (scale * backends.total(lambda g, w: g * w, g, w, axes=s.axes))
         m = lerp(s.momentum, g - along * w, c.weight_1)
         square = backends.total(lambda g, w, a: ops.square(g - a * w), g, w, along, axes=s.axes)
         v = lerp(s.velocity, square, c.weight_2)

@@ -479,7 +479,10 @@ class OptunaOracle(keras_tuner.Oracle):
             theirs = axes_of[name]
             return [_coordinate(theirs[axis], params) if axis in theirs else 0.5 for axis in axes]
 
-        pending = [place(group, self._quasi_random(group, n)[0]) for n in range(first, placed)]
+        begun = [trial.params for trial in trials[first:placed]]
+        yet = range(first + len(begun), placed)
+        pending = [place(group, x) for x in begun]
+        pending += [place(group, self._quasi_random(group, n)[0]) for n in yet]
         places = gaussian.propose(
             np.array([place(name, trial.params) for name, trial in known]),
             np.array([names.index(name) for name, _ in known]),
