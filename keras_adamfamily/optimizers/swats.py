@@ -113,8 +113,7 @@ class SWATS(FamilyOptimizer):
     @property
     def slots(self):
         """`momentum` is m, and after the switch SGD's v."""
-        slots = {"momentum": 0.0, "velocity": 0.0}
-        return {**slots, **SWITCH} if self.scope == "variable" else slots
+        return {"momentum": 0.0, "velocity": 0.0} | (SWITCH if self.scope == "variable" else {})
 
     def slot_shape(self, name, variable):
         return () if name in SWITCH else super().slot_shape(name, variable)
@@ -134,11 +133,10 @@ class SWATS(FamilyOptimizer):
 
     @elementwise
     def update(self, g, w, s, c):
-        is_global = self.scope == "global"
-        old = c if is_global else s
+        old = c if self.scope == "global" else s
         in_sgd, one = old.switch_step > 0.0, ops.ones_like(c.t)
         kept = c.beta_1 * one
-        if is_global:  # at SGD's first step m is Adam's still: at the switch nothing was known yet
+        if old is c:  # at SGD's first step m is Adam's still: at the switch nothing was known yet
             kept = ops.where(in_sgd & ops.equal(old.switch_step, c.t - 1.0), 0.0 * one, kept)
         m = kept * s.momentum + ops.where(in_sgd, one, (1 - c.beta_1) * one) * g
         v = lerp(s.velocity, g * g, 1 - c.beta_2)
@@ -151,7 +149,7 @@ class SWATS(FamilyOptimizer):
         q_q = backends.total(lambda *x: ops.square(q(*x)), m, v, c.epsilon)
         q_g = backends.total(lambda g, *x: q(*x) * g, g, m, v, c.epsilon)
         new = {"p_p": c.alpha * c.alpha * q_q, "p_g": -c.alpha * q_g}
-        if not is_global:
+        if old is s:
             new = self.observe(**new, old=s, c=c)
             m = ops.where(~in_sgd & (new["switch_step"] > 0.0), ops.zeros_like(m), m)
         return step, {"momentum": m, "velocity": v, **new}
@@ -165,10 +163,9 @@ class SWATS(FamilyOptimizer):
         gamma = p_p / ops.where(is_measured, -p_g, ops.ones_like(p_g))
         lam = ops.where(is_measured, lerp(old.lam, gamma, 1 - c.beta_2), old.lam)
         estimate = lam / c.correction_2
+        is_time = c.t >= float(self.switch_at or self.min_steps)
         if self.switch_at is None:
-            is_time = (ops.abs(estimate - gamma) < c.tolerance) & (c.t >= float(self.min_steps))
-        else:
-            is_time = c.t >= float(self.switch_at)
+            is_time &= ops.abs(estimate - gamma) < c.tolerance
         switches = is_measured & is_time & (estimate > 0.0)
         return {
             "lam": lam,

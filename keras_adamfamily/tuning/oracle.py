@@ -460,6 +460,7 @@ class OptunaOracle(keras_tuner.Oracle):
         """Whether Gaussian processes learn from all groups."""
         return (
             self.sampler == "gp"
+            and self.share > self.startup_trials
             and self.pruner is None
             and not self._has_conditions
             and any(map(self._axes, self.groups()))
