@@ -10,14 +10,14 @@ Expected: with other digits on other backends, machines and versions, it ends wi
                                            learning  weight
     optimizer  fresh seeds      n  search  rate      decay     trials  s/trial
  ─────────────────────────────────────────────────────────────────────────────
- 1  AdamW      0.9719 ± 0.0076  8  0.9806  0.007156  0.006075  16      0.2
- 2  NAdamW     0.9715 ± 0.0046  8  0.9806  0.002127  0.006845  16      0.2
- 3  SGDW       0.9632 ± 0.0112  8  0.9778  0.02932   0.01301   16      0.2
+ 1  AdamW      0.9722 ± 0.0045  8  0.9806  0.003698  0.006098  16      0.1
+ 2  NAdamW     0.9705 ± 0.0039  8  0.9806  0.001887  0.001007  16      0.1
+ 3  SGDW       0.9670 ± 0.0098  8  0.9833  0.08772   0.01737   16      0.1
 
 No clear winner: AdamW, NAdamW and SGDW cannot be told apart: there is no significant difference ...
 kaf.AdamW(
-    learning_rate=0.007156186257836551,
-    weight_decay=kaf.Normalized(rate=0.006074516155249202, batch_size=32, ...
+    learning_rate=0.0036978325956235738,
+    weight_decay=kaf.Normalized(rate=0.006098395997056884, batch_size=32, ...
 """
 
 import keras
