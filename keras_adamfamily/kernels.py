@@ -182,9 +182,8 @@ def _joined(columns, factors, flat):
     `data` is no view in PyTorch's books, whose base a program would be bound to.
     """
     if len(columns[0]) == 1:
-        return [column[0].view(-1).data if flat else column[0].data for column in columns], factors[
-            0
-        ]
+        alone = [column[0] for column in columns]
+        return [x.view(-1).data if flat else x.data for x in alone], factors[0]
     with _threads_for(columns[0][0]):
         columns[0] = _scaled(columns[0], factors)
         return [torch._utils._flatten_dense_tensors(column) for column in columns], None

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(BACKEND == "torch", reason="XLA")
 
 SHAPE = (128, 256)
 #: Rules that need what is rounded later for something else too.
-KEEP_ONE_ROUNDED = ("ADOPT", "SWATS", "NDAdam")
+KEEP_ONE = (("ADOPT", "bfloat16"), ("SWATS", "bfloat16"))
 
 
 def optimized_program(optimizer):
@@ -40,8 +40,8 @@ def optimized_program(optimizer):
 @pytest.mark.parametrize("name", kaf.names())
 @pytest.mark.parametrize("state_dtype", ["float32", "bfloat16"])
 def test_nothing_is_copied(name, state_dtype):
-    if state_dtype == "bfloat16" and name in KEEP_ONE_ROUNDED:
-        pytest.skip("keeps an array of one variable")
+    if (name, state_dtype) == ("NDAdam", "bfloat16"):
+        pytest.skip("keeps an array of one variable, and copies it on TensorFlow")
     text, kept = optimized_program(kaf.get(name).__class__(state_dtype=state_dtype))
     assert not re.findall(r"\[128,256\]\S* copy\(", text)
-    assert kept < 4 * np.prod(SHAPE)
+    assert kept < 4 * np.prod(SHAPE) or (name, state_dtype) in KEEP_ONE

@@ -136,6 +136,7 @@ def test_groups_begin_at_the_same_places_or_where_they_learn_together_at_others(
         for number in range(4):
             a, b = (trials[f"{name}-{number:04d}"] for name in "ab")
             assert (a["a/rate"] == b["b/rate"]) == same
+            assert a["units"] == b["units"] or not same
 
 
 @pytest.mark.parametrize("limit", [3, pytest.param(16, marks=pytest.mark.slow)])
