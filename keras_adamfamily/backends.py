@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import functools
 import os
 
 import keras
@@ -85,6 +86,31 @@ def in_turn(first, scalar, *tensors):
     return first, ops.where(never, ops.zeros_like(scalar), scalar), *tensors
 
 
+def fuses_results(*tensors) -> bool:
+    """Whether XLA on a CPU makes one loop of all that it computes from these tensors."""
+    return (
+        BACKEND == "jax"
+        and not any(map(is_sparse, tensors))
+        and is_traced(tensors[-1])
+        and jax.default_backend() == "cpu"
+        and _has_fused_loops()
+    )
+
+
+@functools.cache
+def _has_fused_loops() -> bool:
+    """Whether it has been asked for in `XLA_FLAGS`, and is done."""
+    if "xla_cpu_use_multi_output_fusion" not in os.environ.get("XLA_FLAGS", ""):
+        return False
+    program = jax.jit(lambda x: (x + 1.0, 2.0 * x)).lower(jax.ShapeDtypeStruct((1024,), "float32"))
+    return program.compile().cost_analysis()["bytes accessed"] < 4 * 4 * 1024
+
+
+def anew(tensors):
+    """The same tensors, for JAX: what is computed from these is not shared with what was before."""
+    return jax.lax.optimization_barrier(tensors)
+
+
 def total(function, *tensors, axes=None):
     """The sum of what an elementwise function gives: of all of it, or along axes, which stay.
 
@@ -144,7 +170,7 @@ def for_xla():
 
 def _barrier(tensor):
     """XLA's optimization barrier, where XLA compiles for a CPU what is done with the tensor."""
-    if is_sparse(tensor) or not _is_traced(tensor):
+    if is_sparse(tensor) or not is_traced(tensor):
         return None
     if BACKEND == "jax" and jax.default_backend() == "cpu":
         return jax.lax.optimization_barrier
@@ -195,7 +221,7 @@ def run_if(condition, function, variables):
     copies what a branch hands through. What is done by the condition that the loop returns comes
     after the loop, so that no copy of what the loop reads must be kept.
     """
-    if not _is_traced(condition):
+    if not is_traced(condition):
         if condition:
             function()
     elif BACKEND != "jax":
@@ -217,7 +243,7 @@ def choose(condition, if_true, if_false, variables) -> None:
 
     On JAX a traced condition selects between what both assign, in the pass that computes it.
     """
-    if not _is_traced(condition):
+    if not is_traced(condition):
         if_true() if condition else if_false()
     elif BACKEND != "jax":
         ops.cond(condition, if_true, if_false)
@@ -235,7 +261,7 @@ def _values_after(function, variables, values):
     return [scope.get_current_value(variable) for variable in variables]
 
 
-def _is_traced(tensor) -> bool:
+def is_traced(tensor) -> bool:
     """Whether a tensor's value is not known while the program is written."""
     if BACKEND == "jax":
         return isinstance(tensor, jax.core.Tracer)

@@ -44,7 +44,7 @@ from keras_adamfamily.weight_decay import (
 kernels = programs = None
 if backends.BACKEND == "torch":
     from keras_adamfamily import kernels
-elif backends.BACKEND == "tensorflow":
+else:
     from keras_adamfamily import programs
 
 #: What a learning rate may be: a number, a schedule, or a callable without arguments.
@@ -330,7 +330,7 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         ]
         if kernels is not None:
             vars(self)["_kernels"] = kernels.Kernels(self)
-        if programs is not None:
+        if backends.BACKEND == "tensorflow":
             vars(self)["_programs"] = programs.Programs(self)
 
     def _set_traits(self, variables) -> None:
@@ -436,10 +436,8 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
             self._clip_and_update(grads, indices, rate)
 
     def _clip_and_update(self, grads, indices, rate) -> None:
-        bounds, factors = (self.clipnorm, self.global_clipnorm), None
-        if any(bounds) and _in_place() and not self._has_survey:
-            factors = kernels.clipping_factors(grads, *bounds)
-        else:
+        factors = None if self._has_survey else self._clipping_factors(grads)
+        if factors is None:
             grads = self._clip_gradients(grads)
         self._update_variables(grads, indices, rate, factors)
         if self.use_ema:
@@ -449,13 +447,23 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         bounds = self.clipnorm, self.clipvalue, self.global_clipnorm
         if any(bounds) and _in_place():
             return kernels.clip(grads, *bounds)
-        if self.clipvalue or not any(bounds) or any(map(backends.is_sparse, grads)):
+        factors = self._clipping_factors(grads)
+        if factors is None:
             return super()._clip_gradients(grads)
+        return [g * f for g, f in zip(grads, factors, strict=True)]
+
+    def _clipping_factors(self, grads) -> list | None:
+        """What clips the gradients where they are used, if factors do; else `None`."""
+        bounds = self.clipnorm, self.global_clipnorm
+        if not any(bounds) or any(map(backends.is_sparse, grads)):
+            return None
+        if _in_place():
+            return kernels.clipping_factors(grads, *bounds)
         widest = keras.backend.result_type(*(g.dtype for g in grads))
         norms = [ops.sqrt(backends.total(ops.square, g)) for g in grads]
         norms = ops.stack([backends.cast(norm, widest) for norm in norms])
-        factors = ops.unstack(clipping_factors(norms, self.clipnorm, self.global_clipnorm))
-        return [g * backends.cast(f, g.dtype) for g, f in zip(grads, factors, strict=True)]
+        factors = ops.unstack(clipping_factors(norms, *bounds))
+        return [backends.cast(f, g.dtype) for g, f in zip(grads, factors, strict=True)]
 
     def assign_add(self, variable, value) -> None:
         """Adds to a variable; in place on PyTorch, where Keras makes a sum and copies it."""
@@ -477,19 +485,15 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         decay = as_weight_decay(self._weight_decay)
         dtypes = sorted({self._compute_dtypes[i] for i in indices})
         contexts = {dtype: self._context(dtype, learning_rate, decay) for dtype in dtypes}
-        inputs = []
-        if self._has_survey or not _in_place():
-            inputs = [
-                self._inputs(g, index, contexts[self._compute_dtypes[index]], decay)
-                for g, index in zip(grads, indices, strict=True)
-            ]
-        new_scalars = self._survey(inputs, contexts) if self._has_survey else {}
+        new_scalars = self._survey(grads, indices, contexts) if self._has_survey else {}
         if _in_place():
-            parts = self._kernels.step(grads, indices, contexts, decay, factors)
+            parts = self._kernels.step(grads, indices, contexts, factors)
         else:
             update, parts = programs.traced_once(self) if programs else self._decayed_update, []
-            for index, (g, w, s, c, fraction) in zip(indices, inputs, strict=True):
-                new, state = update(g, w, s, c, fraction)
+            factors = factors or [None] * len(grads)
+            for index, g, factor in zip(indices, grads, factors, strict=True):
+                c = contexts[self._compute_dtypes[index]]
+                new, state = self._updated(update, index, g, c, factor)
                 parts.append([state.pop(name) for name in self.sums])
                 self._assign(index, new, state)
         if self.sums:
@@ -519,58 +523,92 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         vars(c).update(self.scalars(c))
         is_off = decay is None or (decay.rate == 0.0 and "weight_decay" not in self._tunables)
         c.decay = None if is_off else decay.coefficient(c.weight_decay, c)
+        c.decays_gradient = not is_off and decay.inside_gradient
         return c
 
-    def _inputs(self, g, index, c, decay) -> tuple:
-        """What the rule is handed for one variable, and the fraction of it to subtract."""
-        w = backends.cast(self._trainable_variables[index], c.dtype)
-        state = {
-            name: backends.cast(ops.convert_to_tensor(v), c.dtype)
-            for name, v in self._states[index].items()
-        }
-        fraction = c.decay if self._traits[index]["decays"] else None
-        if fraction is not None and backends.is_sparse(g):
-            g = backends.densify(g)
-        if fraction is not None and decay.inside_gradient:
-            g, fraction = g + fraction * w, None
-        return g, w, SimpleNamespace(**state, **self._traits[index]), c, fraction
+    def _updated(self, update, index, g, c, factor) -> tuple:
+        """What `update`, which is as good as `_decayed_update`, makes of one variable.
 
-    def _decayed_update(self, g, w, s, c, fraction) -> tuple:
+        Where XLA makes one loop of what it computes from the same arrays, it is made to compute all
+        new state anew from them.
+        """
+        tensors = [g, *self._held(index)]
+        new, state = update(*self._inputs(index, c, *tensors), factor)
+        if self.is_elementwise and not self.sums and backends.fuses_results(*tensors):
+            known = new
+            for name in state:
+                known, *tensors = backends.anew([known, *tensors])
+                inputs = self._inputs(index, c, *tensors)
+                state[name] = update(*inputs, factor, new=known)[1][name]
+        return new, state
+
+    def _held(self, index) -> list:
+        """The values of a variable and of its slots."""
+        held = [self._trainable_variables[index], *self._states[index].values()]
+        return [ops.convert_to_tensor(variable) for variable in held]
+
+    def _inputs(self, index, c, g, w, *slots) -> tuple:
+        """What the rule is handed for one variable, and its decay."""
+        state = {
+            name: backends.cast(slot, c.dtype)
+            for name, slot in zip(self._states[index], slots, strict=True)
+        }
+        s = SimpleNamespace(**state, **self._traits[index])
+        return g, backends.cast(w, c.dtype), s, c, c.decay if s.decays else None
+
+    def _decayed_update(self, g, w, s, c, fraction, factor=None, new=None) -> tuple:
         """The rule with its decay: the new weights, or a sparse step to subtract, and new state.
 
         The new state shares no memory with the old.
+
+        Args:
+            g, w, s, c: As in `update`.
+            fraction: Of the weights to subtract, or to add to the gradient; `None` for none.
+            factor: What clips the gradient, a scalar; `None` for 1.
+            new: The new weights, where they have been computed and the state is wanted alone.
         """
+        g = g if factor is None else g * factor
+        if fraction is not None:
+            g = backends.densify(g) if backends.is_sparse(g) else g
+            if c.decays_gradient:
+                g, fraction = g + fraction * w, None
         step, state = self.update(g, w, s, c)
         if fraction is not None:
             step = step + fraction * w
-        new = step if backends.is_sparse(step) else w - step
+        in_turn = backends.in_turn if new is None else lambda *tensors: tensors
+        if new is None:
+            new = step if backends.is_sparse(step) else w - step
         for name, value in state.items():
             if isinstance(value, Last):
-                new, *inputs = backends.in_turn(new, value.scalar, *value.inputs)
+                new, *inputs = in_turn(new, value.scalar, *value.inputs)
                 state[name] = value.function(*inputs)
         if c.salt is not None:
-            state = self._rounded(state, new, w, s, c)
+            state = self._rounded(state, new, w, s, c, in_turn)
         inputs = [w, *vars(s).values()]
         state = {k: ops.copy(x) if any(x is i for i in inputs) else x for k, x in state.items()}
         return new, state
 
-    def _rounded(self, state, new, w, s, c) -> dict:
+    def _rounded(self, state, new, w, s, c, in_turn) -> dict:
         """New state as bfloat16 holds it, if of the variable's shape; one after the other."""
-        key, salt = (w, c.salt) if backends.is_sparse(new) else backends.in_turn(new, c.salt)
+        key, salt = (w, c.salt) if backends.is_sparse(new) else in_turn(new, c.salt)
         for name in self.sums:
-            state[name], salt = backends.in_turn(state[name], salt)
+            state[name], salt = in_turn(state[name], salt)
         rounded = {}
         for name, value in state.items():
             if isinstance(value, Added):
                 value = getattr(s, name) + backends.densify(value.increment)
             if value.shape and name in self.slots and tuple(value.shape) == tuple(w.shape):
                 value = round_to_bfloat16(value, key, salt + list(self.slots).index(name))
-                value, salt = backends.in_turn(ops.cast(value, "bfloat16"), salt)
+                value, salt = in_turn(ops.cast(value, "bfloat16"), salt)
             rounded[name] = value
         return rounded
 
-    def _survey(self, inputs, contexts) -> dict[str, Any]:
+    def _survey(self, grads, indices, contexts) -> dict[str, Any]:
         """Runs the first pass of a rule that has one; returns the new model-wide state."""
+        inputs = []
+        for g, index in zip(grads, indices, strict=True):
+            c = contexts[self._compute_dtypes[index]]
+            inputs.append(self._inputs(index, c, g, *self._held(index)))
         grads, weights, states, *_ = (list(column) for column in zip(*inputs, strict=True))
         found, new_scalars = self.survey(grads, weights, states, contexts[max(contexts)])
         for dtype, c in contexts.items():

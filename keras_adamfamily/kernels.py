@@ -79,19 +79,18 @@ class Kernels:
         self._is_elementwise = optimizer.is_elementwise
         self._grouped = functools.cache(self._group)
 
-    def step(self, grads, indices, contexts, decay, factors=None) -> list[list]:
+    def step(self, grads, indices, contexts, factors=None) -> list[list]:
         """Updates the variables of `indices`, and their state, by the gradients times `factors`.
 
         Returns the rule's `sums` of each part.
         """
         if torch.is_grad_enabled():
             with torch.no_grad():
-                return self.step(grads, indices, contexts, decay, factors)
+                return self.step(grads, indices, contexts, factors)
         o, sums = self.optimizer, []
         for (dtype, decays, flat, _), (positions, units) in self._grouped(tuple(indices)).items():
             c = contexts[dtype]
             fraction = c.decay if decays else None
-            inside = c.decay is not None and decay.inside_gradient
             gs = [grads[i].contiguous() for i in positions]
             fs = [factors and factors[i] for i in positions]
             states = [o._states[indices[i]] for i in positions]
@@ -99,7 +98,7 @@ class Kernels:
             state = {name: [s[name]._value for s in states] for name in states[0]}
             if self.fused and _fits(weights):
                 parts = _parts(gs, fs, weights, state)
-                if all(self._fused(*part, c, fraction, inside) for part in parts):
+                if all(self._fused(*part, c, fraction) for part in parts):
                     continue
             if c.decay is not None and self.program:  # one program for all that it may be
                 fraction = torch.as_tensor(c.decay if decays else 0.0, dtype=gs[0].dtype)
@@ -107,7 +106,7 @@ class Kernels:
             for batch in _batches(units, columns, TOGETHER if flat and self.program else 1):
                 parts = [_joined([x[unit] for x in columns], fs[unit], flat) for unit in batch]
                 traits = o._traits[indices[positions[batch[0].start]]]
-                sums += self._run(parts, flat, tuple(state), traits, c, fraction, inside)
+                sums += self._run(parts, flat, tuple(state), traits, c, fraction)
                 for unit, (tensors, _) in zip(batch, parts, strict=True):
                     _hand_back(tensors[1:], [x[unit] for x in columns[1:]])
         return sums
@@ -147,11 +146,11 @@ class Kernels:
         flat = full and _is_plain(o._traits[index]) and self._is_elementwise
         return math.prod(shape) if flat else math.inf
 
-    def _run(self, parts, flat, names, traits, c, fraction, inside) -> list[list]:
+    def _run(self, parts, flat, names, traits, c, fraction) -> list[list]:
         """Updates parts, flat ones or a variable, by the program or op by op."""
         # Whether it decays is in `fraction`: as a trait it would make two programs of one.
         known = {name: value for name, value in traits.items() if name != "decays"}
-        rest = (self.optimizer, names, known, c, fraction, inside)
+        rest = (self.optimizer, names, known, c, fraction)
         if self.program and sum(tensors[0].numel() for tensors, _ in parts) > SMALL:
             whole = _filled(parts, TOGETHER) if flat else parts
             scales = [factor for _, factor in whole]
@@ -287,15 +286,11 @@ def _is_plain(traits) -> bool:
     return traits.keys() == {"decays"}
 
 
-def _update(tensors, factor, optimizer, names, traits, c, fraction, inside) -> list:
+def _update(tensors, factor, optimizer, names, traits, c, fraction) -> list:
     """The rule on one piece, in place, by the gradient times a factor; returns its sums."""
     g, weights, *slots = tensors
-    g = g if factor is None else g * factor
-    w = weights.to(g.dtype)
     s = State(traits, names, [slot.to(g.dtype) for slot in slots])
-    if fraction is not None and inside:
-        g, fraction = g + fraction * w, None
-    new, state = optimizer._decayed_update(g, w, s, c, fraction)
+    new, state = optimizer._decayed_update(g, weights.to(g.dtype), s, c, fraction, factor)
     for name, slot in zip(names, slots, strict=True):
         if name in state:
             value = state[name]
@@ -353,16 +348,14 @@ def _fused_kernel(optimizer):
     return None
 
 
-def _fused_adam(grads, weights, state, c, fraction, inside) -> bool:
+def _fused_adam(grads, weights, state, c, fraction) -> bool:
     """With the kernel's own step at infinity its bias corrections are 1, and ours stand in `c`."""
     if not numerics.is_positive(c.epsilon):
         return False
-    alpha, decay = float(c.alpha), 0.0
-    if inside and fraction is not None:
-        decay = float(fraction)
-    elif fraction is not None:
+    alpha, decay = float(c.alpha), _inside(c, fraction)
+    if fraction is not None and not c.decays_gradient:
         decay = _decay_first(weights, float(fraction), within=alpha > 0) / (alpha or 1.0)
-    kernel = torch._fused_adam_ if inside else torch._fused_adamw_
+    kernel = torch._fused_adam_ if c.decays_gradient else torch._fused_adamw_
     largest = state.get("velocity_hat", [])
     kernel(
         weights,
@@ -382,18 +375,18 @@ def _fused_adam(grads, weights, state, c, fraction, inside) -> bool:
     return True
 
 
-def _fused_sgd(grads, weights, state, c, fraction, inside) -> bool:
+def _fused_sgd(grads, weights, state, c, fraction) -> bool:
     """The kernel's buffer holds gradients; ours holds steps, `-lr * g` of them."""
     momentum, rate = float(c.momentum), float(c.lr)
     if state and not momentum:
         return False
-    if fraction is not None and not inside:
+    if fraction is not None and not c.decays_gradient:
         _decay_first(weights, float(fraction))
     torch._fused_sgd_(
         weights,
         grads,
         state.get("momentum", []),
-        weight_decay=float(fraction) if inside and fraction is not None else 0.0,
+        weight_decay=_inside(c, fraction),
         momentum=momentum,
         lr=-1.0 if state else rate,
         dampening=1.0 + rate if state else 0.0,
@@ -404,10 +397,10 @@ def _fused_sgd(grads, weights, state, c, fraction, inside) -> bool:
     return True
 
 
-def _fused_adagrad(grads, weights, state, c, fraction, inside) -> bool:
+def _fused_adagrad(grads, weights, state, c, fraction) -> bool:
     if not numerics.is_positive(c.epsilon):
         return False
-    if fraction is not None and not inside:
+    if fraction is not None and not c.decays_gradient:
         _decay_first(weights, float(fraction))
     torch._fused_adagrad_(
         weights,
@@ -416,7 +409,7 @@ def _fused_adagrad(grads, weights, state, c, fraction, inside) -> bool:
         [_scalar(1.0, weights[0].device)] * len(weights),
         lr=float(c.lr),
         lr_decay=0.0,
-        weight_decay=float(fraction) if inside and fraction is not None else 0.0,
+        weight_decay=_inside(c, fraction),
         eps=float(c.epsilon),
         maximize=False,
     )
@@ -437,6 +430,11 @@ def _decay_first(weights, fraction, within=False) -> float:
         return fraction
     torch._foreach_add_(weights, weights, alpha=-fraction)
     return 0.0
+
+
+def _inside(c, fraction) -> float:
+    """The decay that is added to the gradient."""
+    return 0.0 if fraction is None or not c.decays_gradient else float(fraction)
 
 
 @functools.cache

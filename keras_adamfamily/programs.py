@@ -1,11 +1,12 @@
-"""How TensorFlow runs a rule over all variables: as one XLA program, traced once and not for each.
+"""How a rule becomes part of a program: traced once, and on TensorFlow compiled by XLA.
 
 Op by op, TensorFlow moves several times the bytes that a rule needs. So in models of `COMPILE_FROM`
 parameters and more the whole update is a function that XLA compiles, whether the training step
 around it is compiled or not. It takes seconds at the first step. In small models a program of its
 own costs more to call than it saves.
 
-In a graph a rule marked `elementwise` is traced once, as a function of tensors of any size.
+A rule marked `elementwise` is traced once for many variables: on TensorFlow as a function of
+tensors of any size, on JAX for each shape.
 """
 
 from __future__ import annotations
@@ -14,14 +15,17 @@ import functools
 import math
 from types import SimpleNamespace
 
-import tensorflow as tf
-
 from keras_adamfamily import backends
-from keras_adamfamily.backends import COMPILE_FROM
+from keras_adamfamily.backends import BACKEND, COMPILE_FROM
+
+if BACKEND == "tensorflow":
+    import tensorflow as tf
+else:
+    import jax
 
 
 class Programs:
-    """Runs one optimizer's updates."""
+    """Runs one optimizer's updates on TensorFlow."""
 
     def __init__(self, optimizer):
         self.optimizer = optimizer
@@ -46,35 +50,43 @@ class Programs:
 
 
 def traced_once(optimizer):
-    """`optimizer._decayed_update`, traced once for all variables with the same scalars.
+    """`optimizer._decayed_update`, traced once for all variables of a kind, not for each.
 
-    It is as good as the original one, and slower, for a variable that it does not fit. Large
-    variables that the rule sums over have a trace for each shape, see `backends.total`.
+    It is as good as the original one, and slower, for a variable that it does not fit. On
+    TensorFlow a kind is of any size, but for large variables that the rule sums over, see
+    `backends.total`; on JAX of one shape.
     """
     plain = optimizer._decayed_update
-    if tf.executing_eagerly() or not optimizer.is_elementwise:
+    if not optimizer.is_elementwise:
         return plain
     traced = {}
 
-    def update(g, w, s, c, fraction):
+    def update(g, w, s, c, fraction, factor, new=None):
         slots = dict(vars(s))
         traits = {"decays": slots.pop("decays")}
-        if not isinstance(g, tf.Tensor) or any(slot.shape != w.shape for slot in slots.values()):
-            return plain(g, w, s, c, fraction)
+        is_full = all(slot.shape == w.shape for slot in slots.values())
+        if backends.is_sparse(g) or not backends.is_traced(w) or not is_full:
+            return plain(g, w, s, c, fraction, factor, new)
+
+        def rule(g, w, slots, factor=None, new=None):
+            s = SimpleNamespace(**slots, **traits)
+            new, state = plain(g, w, s, c, fraction, factor, new)
+            added = {k: slots[k] + x.increment for k, x in state.items() if _is_added(x)}
+            return new, state | added
+
+        kind = c.dtype, fraction is None
+        if BACKEND == "jax":
+            if kind not in traced:
+                traced[kind] = jax.jit(rule)
+            return traced[kind](g, w, slots, factor, new)
         sums_up = optimizer.sums and w.shape.num_elements() >= backends.LARGE
         shape = tuple(w.shape) if sums_up else (None,) * len(w.shape)
-        kind = c.dtype, fraction is None, shape
+        kind += (shape,)
         if kind not in traced:
-
-            def rule(g, w, slots):
-                new, state = plain(g, w, SimpleNamespace(**slots, **traits), c, fraction)
-                added = {k: slots[k] + x.increment for k, x in state.items() if _is_added(x)}
-                return new, state | added
-
             spec = tf.TensorSpec(shape, c.dtype)
             signature = [spec, spec, dict.fromkeys(slots, spec)]
             traced[kind] = tf.function(rule, signature, autograph=False)
-        return traced[kind](g, w, slots)
+        return traced[kind](g if factor is None else g * factor, w, slots)
 
     return update
 

@@ -1,13 +1,16 @@
 """XLA's compiled steps update weights and state in place, and keep no array beside them."""
 
+import os
 import re
+import subprocess
+import sys
 
 import keras
 import numpy as np
 import pytest
 
 import keras_adamfamily as kaf
-from tests.steps import BACKEND
+from tests.steps import BACKEND, largest_difference, random_problem, trajectory
 
 pytestmark = pytest.mark.skipif(BACKEND == "torch", reason="XLA")
 
@@ -17,7 +20,7 @@ KEEP_ONE = (("ADOPT", "bfloat16"), ("SWATS", "bfloat16"))
 
 
 def optimized_program(optimizer):
-    """XLA's text of a step on one variable, and the bytes that it keeps meanwhile."""
+    """XLA's text of a step on one variable, the bytes that it keeps meanwhile and that it moves."""
     variables = [keras.Variable(np.ones(SHAPE, "float32"), name="kernel")]  # vectors to ND-Adam
     optimizer.build(variables)
     gradient = np.ones(SHAPE, "float32")
@@ -29,12 +32,13 @@ def optimized_program(optimizer):
 
         held = [[v.value for v in of] for of in (optimizer.variables, variables)]
         compiled = jax.jit(step, donate_argnums=(0, 1)).lower(*held, gradient).compile()
-        return compiled.as_text(), compiled.memory_analysis().temp_size_in_bytes
+        kept = compiled.memory_analysis().temp_size_in_bytes
+        return compiled.as_text(), kept, compiled.cost_analysis()["bytes accessed"]
     import tensorflow as tf
 
     program = optimizer._programs._program((0,))
     arguments = [tf.constant(gradient)], tf.constant(0.1)
-    return program.experimental_get_compiler_ir(*arguments)(stage="optimized_hlo"), 0
+    return program.experimental_get_compiler_ir(*arguments)(stage="optimized_hlo"), 0, 0
 
 
 @pytest.mark.parametrize("name", kaf.names())
@@ -42,6 +46,49 @@ def optimized_program(optimizer):
 def test_nothing_is_copied(name, state_dtype):
     if (name, state_dtype) == ("NDAdam", "bfloat16"):
         pytest.skip("keeps an array of one variable, and copies it on TensorFlow")
-    text, kept = optimized_program(kaf.get(name).__class__(state_dtype=state_dtype))
+    text, kept, _ = optimized_program(kaf.get(name).__class__(state_dtype=state_dtype))
     assert not re.findall(r"\[128,256\]\S* copy\(", text)
     assert kept < 4 * np.prod(SHAPE) or (name, state_dtype) in KEEP_ONE
+
+
+FUSION = "--xla_backend_extra_options=xla_cpu_use_multi_output_fusion"
+needs_fusion = pytest.mark.skipif(
+    BACKEND != "jax" or FUSION not in os.environ.get("XLA_FLAGS", ""), reason="a flag of JAX's XLA"
+)
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="a flag of JAX's XLA")
+def test_with_fused_loops():
+    """XLA reads its flags once, so the tests of this file run in a process that has this one."""
+    command = [sys.executable, "-m", "pytest", "-q", "-k", "not with_fused_loops", __file__]
+    environment = os.environ | {"XLA_FLAGS": FUSION}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert f"{7 * len(kaf.names()) - 1} passed" in done.stdout  # and none but one was skipped
+
+
+@needs_fusion
+@pytest.mark.parametrize("name", kaf.names())
+@pytest.mark.parametrize("more", [{}, {"clipnorm": 0.1}, {"weight_decay": kaf.L2(0.1)}])
+def test_every_array_is_read_and_written_once(name, more):
+    optimizer = kaf.get(name).__class__(**more)
+    text, kept, moved = optimized_program(optimizer)
+    assert not re.findall(r"\[128,256\]\S* copy\(", text)
+    arrays = 3 + 2 * len(optimizer.slots) + ("clipnorm" in more)
+    if name in ("NDAdam", "SWATS"):  # they read again what they sum
+        assert moved < 4 * np.prod(SHAPE) * (arrays + 11)
+    else:
+        assert moved < 4 * np.prod(SHAPE) * (arrays + 0.1)
+        assert kept < 4 * np.prod(SHAPE)
+
+
+@needs_fusion
+@pytest.mark.parametrize("name", kaf.names())
+@pytest.mark.parametrize("more", [{"weight_decay": 0.1}, {"global_clipnorm": 0.5}])
+def test_one_loop_computes_what_the_rule_says(name, more):
+    start, gradients = random_problem()
+    paths = [
+        trajectory(kaf.get(name).__class__(0.01, **more), start, gradients, compiled=compiled)
+        for compiled in (True, False)
+    ]
+    assert largest_difference(*paths) < 2e-6
