@@ -268,16 +268,19 @@ def write(folder, name, drawn, **results):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--cases", help=f"of {', '.join(CASES)}")
-    parser.add_argument("--shapes", default=",".join(SHAPES))
+    parser.add_argument("--shapes", default=",".join(SHAPES), help="by default all")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=480, help="starts no case after that")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"))
     given = parser.parse_args()
     print(machine())
     shapes = given.shapes.split(",")
+    cases = given.cases.split(",") if given.cases else []
+    if unknown := [x for x in cases if x not in CASES] + [x for x in shapes if x not in SHAPES]:
+        parser.error(f"{', '.join(unknown)}: neither a case nor a shape, which --help lists")
     pairs = [(case, shape) for case, shape in DEFAULT if shape in shapes]
-    if given.cases:
-        pairs = itertools.product(given.cases.split(","), shapes)
+    if cases:
+        pairs = itertools.product(cases, shapes)
     records = run(pairs, given.rounds, given.seconds)
     write(given.out, f"step-{BACKEND}", records, step=records)
 

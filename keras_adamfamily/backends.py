@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import functools
+import math
 import os
 
 import keras
@@ -30,6 +31,9 @@ else:
         f"Set KERAS_BACKEND to tensorflow, jax or torch. It is {BACKEND!r}."
     )
 
+#: Elements from which an array is worth a longer program, and the pieces that a sum is made of.
+LARGE, PIECES = 2**16, 8
+
 #: Models of so many parameters have their rule compiled by torch.compile or XLA, if nothing else
 #: compiles the step; the environment variable sets it.
 COMPILE_FROM = float(os.environ.get("KERAS_ADAMFAMILY_COMPILE_FROM", 2e6))
@@ -40,7 +44,6 @@ _DTYPES = {"float32": torch.float32, "float64": torch.float64} if BACKEND == "to
 __all__ = [
     "COMPILE_FROM",
     "cast",
-    "choose",
     "colocated",
     "cos",
     "densify",
@@ -74,10 +77,11 @@ def in_turn(first, scalar, *tensors):
 
     XLA on a CPU updates one array at a time, and copies one whose old state another needs, unless
     the order is plain. Its barrier only keeps apart what is computed before and after, so the
-    scalar is made to depend on a number in `first`. On a GPU one loop makes them all.
+    scalar is made to depend on a number in `first`. On a GPU one loop makes them all, and a copy of
+    a small array costs less than the program for it.
     """
     barrier = _barrier(first)
-    if barrier is None:
+    if barrier is None or _size(first) < LARGE:
         return first, scalar, *tensors
     scalar = ops.convert_to_tensor(scalar, None if hasattr(scalar, "dtype") else first.dtype)
     first, scalar, *tensors = barrier([first, scalar, *tensors])
@@ -125,10 +129,6 @@ def total(function, *tensors, axes=None):
     return sum(ops.sum(part, axes, keepdims=axes is not None) for part in parts)
 
 
-#: Elements from which a sum is worth a longer program, and the pieces that it is made of.
-LARGE, PIECES = 2**16, 8
-
-
 def _added_by_pieces(function, tensors, axes):
     """An eighth of the numbers, with the same sum, and what is left over.
 
@@ -136,7 +136,7 @@ def _added_by_pieces(function, tensors, axes):
     order. The pieces of a tensor are added to one another in the loop that computes them.
     """
     shape = tensors[0].shape
-    if not shape.is_fully_defined() or shape.num_elements() < LARGE:
+    if not shape.is_fully_defined() or _size(tensors[0]) < LARGE:
         return [function(*tensors)]
     if axes is None:
         tensors = [tf.reshape(x, (-1,)) if x.shape == shape else x for x in tensors]
@@ -166,6 +166,12 @@ def for_xla():
         yield
     finally:
         _in_xla.reset(token)
+
+
+def _size(tensor) -> float:
+    """The number of elements, infinity where TensorFlow does not know it."""
+    shape = tuple(tensor.shape)
+    return math.inf if None in shape else math.prod(shape)
 
 
 def _barrier(tensor):
@@ -213,52 +219,34 @@ def _native(variable):
     return variable.value if isinstance(variable, keras.Variable) else variable
 
 
-def run_if(condition, function, variables):
-    """Runs a function that only assigns to `variables`, if a condition holds, which it returns.
+def run_if(condition, function, variables) -> None:
+    """Runs a function that only assigns to `variables`, if a condition holds.
 
     JAX cannot assign inside a traced branch, so there the function maps values to values. It is the
     body of a loop that runs once or never, since XLA updates what a loop carries in place, and
-    copies what a branch hands through. What is done by the condition that the loop returns comes
-    after the loop, so that no copy of what the loop reads must be kept.
+    copies what a branch hands through.
     """
     if not is_traced(condition):
         if condition:
             function()
-    elif BACKEND != "jax":
-        ops.cond(condition, function, lambda: None)
+    elif BACKEND == "tensorflow":
+
+        def once(_):
+            function()
+            return (tf.constant(False),)
+
+        tf.while_loop(lambda go: go, once, [condition], maximum_iterations=1)
     else:
 
         def body(carried):
-            return False, True, _values_after(function, variables, carried[2])
+            with keras.StatelessScope(zip(variables, carried[1], strict=True)) as scope:
+                function()
+            return False, [scope.get_current_value(variable) for variable in variables]
 
-        start = condition, False, [variable.value for variable in variables]
-        _, condition, values = jax.lax.while_loop(lambda carried: carried[0], body, start)
+        start = condition, [variable.value for variable in variables]
+        _, values = jax.lax.while_loop(lambda carried: carried[0], body, start)
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
-    return condition
-
-
-def choose(condition, if_true, if_false, variables) -> None:
-    """Runs one of two functions that only assign to `variables` what costs little to compute.
-
-    On JAX a traced condition selects between what both assign, in the pass that computes it.
-    """
-    if not is_traced(condition):
-        if_true() if condition else if_false()
-    elif BACKEND != "jax":
-        ops.cond(condition, if_true, if_false)
-    else:
-        values = [variable.value for variable in variables]
-        pairs = [_values_after(function, variables, values) for function in (if_true, if_false)]
-        for variable, one, other in zip(variables, *pairs, strict=True):
-            variable.assign(jax.numpy.where(condition, one, other))
-
-
-def _values_after(function, variables, values):
-    """The values of `variables`, at first `values`, after a function that assigns to them."""
-    with keras.StatelessScope(zip(variables, values, strict=True)) as scope:
-        function()
-    return [scope.get_current_value(variable) for variable in variables]
 
 
 def is_traced(tensor) -> bool:

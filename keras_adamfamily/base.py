@@ -385,37 +385,40 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
     def _backend_apply_gradients(self, grads, trainable_variables) -> None:
         """Keras's hook for everything between scaled gradients and constraints."""
         indices = [self._get_variable_index(variable) for variable in trainable_variables]
+        run = self._accumulate_or_step if self._programs is None else self._programs.run
         backends.on_each_device(
-            lambda grads: self._accumulate_or_step(grads, indices), grads, trainable_variables
+            lambda grads: run(grads, indices, self._rate()), grads, trainable_variables
         )
 
-    def _accumulate_or_step(self, grads, indices) -> None:
+    def _rate(self):
+        """The learning rate of this step."""
+        rate = self._learning_rate
+        if type(rate).__call__ is Schedule.__call__:
+            return rate.value(ops.cast(self._iterations, "int32"), self._widest_dtype)
+        return self.learning_rate
+
+    def _accumulate_or_step(self, grads, indices, rate) -> None:
         grads = [self._gradient(g, i) for g, i in zip(grads, indices, strict=True)]
         count = self.gradient_accumulation_steps
         if not count:
-            return self._step(grads, indices)
+            return self._step(grads, indices, rate)
         totals = [self._accumulated_gradients[i] for i in indices]
+        for total, g in zip(totals, grads, strict=True):
+            self.assign_add(total, g)
 
         def step():
-            if _in_place():
-                return self._step(kernels.means(totals, grads, count), indices)
-            means = [ops.add(total, g) / count for total, g in zip(totals, grads, strict=True)]
-            self._step(means, indices)
-
-        def reset():
-            for total in totals:
+            sums = [ops.convert_to_tensor(total) for total in totals]
+            self._step(sums, indices, rate, 1.0 / count)
+            for total, index in zip(totals, indices, strict=True):
                 if _in_place():
                     total.value.data.zero_()
-                else:
-                    self.assign(total, ops.zeros(total.shape, total.dtype))
-
-        def accumulate():
-            for total, g in zip(totals, grads, strict=True):
-                self.assign_add(total, g)
+                    continue
+                new = ops.convert_to_tensor(self._trainable_variables[index])
+                _, zero = backends.in_turn(new, 0.0)
+                self.assign(total, ops.full(total.shape, zero, total.dtype))
 
         is_last = ops.equal((self._iterations + 1) % count, 0)
-        is_last = backends.run_if(is_last, step, [*self._trainable_variables, *self.variables])
-        backends.choose(is_last, reset, accumulate, totals)
+        backends.run_if(is_last, step, [*self._trainable_variables, *self.variables])
 
     def _gradient(self, g, index):
         """The gradient in the precision of the arithmetic, its repeated rows merged if sparse."""
@@ -424,21 +427,11 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
             return backends.merge_rows(g) if self.handles_sparse_gradients else backends.densify(g)
         return g
 
-    def _step(self, grads, indices) -> None:
-        rate = self._learning_rate
-        if type(rate).__call__ is Schedule.__call__:
-            rate = rate.value(ops.cast(self._iterations, "int32"), self._widest_dtype)
-        else:
-            rate = self.learning_rate
-        if self._programs is not None:
-            self._programs.run(grads, indices, rate)
-        else:
-            self._clip_and_update(grads, indices, rate)
-
-    def _clip_and_update(self, grads, indices, rate) -> None:
-        factors = None if self._has_survey else self._clipping_factors(grads)
+    def _step(self, grads, indices, rate, scale=1.0) -> None:
+        """Updates the variables of `indices` by the gradients times a float."""
+        factors = self._factors(grads, scale)
         if factors is None:
-            grads = self._clip_gradients(grads)
+            grads = self._clip_gradients([g if scale == 1.0 else g * scale for g in grads])
         self._update_variables(grads, indices, rate, factors)
         if self.use_ema:
             self._update_averages()
@@ -447,22 +440,24 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         bounds = self.clipnorm, self.clipvalue, self.global_clipnorm
         if any(bounds) and _in_place():
             return kernels.clip(grads, *bounds)
-        factors = self._clipping_factors(grads)
+        factors = self._factors(grads)
         if factors is None:
             return super()._clip_gradients(grads)
         return [g * f for g, f in zip(grads, factors, strict=True)]
 
-    def _clipping_factors(self, grads) -> list | None:
-        """What clips the gradients where they are used, if factors do; else `None`."""
+    def _factors(self, grads, scale=1.0) -> list | None:
+        """What clips the gradients times `scale` where they are used, if factors do; or `None`."""
         bounds = self.clipnorm, self.global_clipnorm
-        if not any(bounds) or any(map(backends.is_sparse, grads)):
+        if self.clipvalue or self._has_survey or any(map(backends.is_sparse, grads)):
             return None
+        if not any(bounds):
+            return None if scale == 1.0 else [scale] * len(grads)
         if _in_place():
-            return kernels.clipping_factors(grads, *bounds)
+            return kernels.clipping_factors(grads, *bounds, scale)
         widest = keras.backend.result_type(*(g.dtype for g in grads))
         norms = [ops.sqrt(backends.total(ops.square, g)) for g in grads]
         norms = ops.stack([backends.cast(norm, widest) for norm in norms])
-        factors = ops.unstack(clipping_factors(norms, *bounds))
+        factors = ops.unstack(scale * clipping_factors(scale * norms, *bounds))
         return [backends.cast(f, g.dtype) for g, f in zip(grads, factors, strict=True)]
 
     def assign_add(self, variable, value) -> None:

@@ -43,14 +43,6 @@ def available() -> bool:
     return not torch.compiler.is_compiling() and not in_stateless_scope()
 
 
-def means(totals, grads, count) -> list:
-    """The means of what was accumulated and the last gradients, in the place of the former."""
-    sums = [total.value.data for total in totals]
-    torch._foreach_add_(sums, grads)
-    torch._foreach_div_(sums, count)
-    return sums
-
-
 def clip(grads, clipnorm, clipvalue, global_clipnorm) -> list:
     """Keras's clipping, in one pass that reads, and another over what is beyond the bound."""
     grads = [torch.as_tensor(g) for g in grads]  # Keras takes arrays too
@@ -59,10 +51,10 @@ def clip(grads, clipnorm, clipvalue, global_clipnorm) -> list:
     return _scaled(grads, clipping_factors(grads, clipnorm, global_clipnorm))
 
 
-def clipping_factors(grads, clipnorm, global_clipnorm) -> list:
-    """What to multiply each gradient by, to clip it as Keras does: scalars, None for 1."""
-    norms = torch.stack(torch._foreach_norm(grads))
-    factors = numerics.clipping_factors(norms, clipnorm, global_clipnorm)
+def clipping_factors(grads, clipnorm, global_clipnorm, scale=1.0) -> list:
+    """What to multiply each by, to clip `scale` times it as Keras does: scalars, None for 1."""
+    norms = scale * torch.stack(torch._foreach_norm(grads))
+    factors = scale * numerics.clipping_factors(norms, clipnorm, global_clipnorm)
     if factors.device.type != "cpu":  # where looking at them would wait for the device
         return list(torch.unbind_copy(factors))
     return [None if f == 1.0 else f for f in factors.tolist()]
@@ -154,7 +146,7 @@ class Kernels:
         if self.program and sum(tensors[0].numel() for tensors, _ in parts) > SMALL:
             whole = _filled(parts, TOGETHER) if flat else parts
             scales = [factor for _, factor in whole]
-            if any((self.optimizer.clipnorm, self.optimizer.global_clipnorm)):  # one program
+            if any(factor is not None for factor in scales):  # a program for them all
                 scales = [_scalar_like(factor, whole[0][0][0]) for factor in scales]
             try:
                 with symbolic.patch(use_duck_shape=False):  # sizes that are equal by chance

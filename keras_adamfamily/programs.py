@@ -39,12 +39,12 @@ class Programs:
         if self._is_large and is_dense and not tf.distribute.has_strategy():
             self._program(tuple(indices))(grads, tf.convert_to_tensor(rate))
         else:
-            self.optimizer._clip_and_update(grads, indices, rate)
+            self.optimizer._accumulate_or_step(grads, indices, rate)
 
     def _make(self, indices):
         def program(grads, rate):
             with backends.for_xla():
-                self.optimizer._clip_and_update(grads, indices, rate)
+                self.optimizer._accumulate_or_step(grads, indices, rate)
 
         return tf.function(program, jit_compile=True, autograph=False)
 

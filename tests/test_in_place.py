@@ -14,7 +14,7 @@ from tests.steps import BACKEND, largest_difference, random_problem, trajectory
 
 pytestmark = pytest.mark.skipif(BACKEND == "torch", reason="XLA")
 
-SHAPE = (128, 256)
+SHAPE = (256, 512)
 #: Rules that need what is rounded later for something else too.
 KEEP_ONE = (("ADOPT", "bfloat16"), ("SWATS", "bfloat16"))
 
@@ -46,8 +46,10 @@ def optimized_program(optimizer):
 def test_nothing_is_copied(name, state_dtype):
     if (name, state_dtype) == ("NDAdam", "bfloat16"):
         pytest.skip("keeps an array of one variable, and copies it on TensorFlow")
+    if (name, state_dtype, BACKEND) == ("SWATS", "bfloat16", "tensorflow"):
+        pytest.skip("copies an array of one variable")
     text, kept, _ = optimized_program(kaf.get(name).__class__(state_dtype=state_dtype))
-    assert not re.findall(r"\[128,256\]\S* copy\(", text)
+    assert not re.findall(r"\[256,512\]\S* copy\(", text)
     assert kept < 4 * np.prod(SHAPE) or (name, state_dtype) in KEEP_ONE
 
 
@@ -73,7 +75,7 @@ def test_with_fused_loops():
 def test_every_array_is_read_and_written_once(name, more):
     optimizer = kaf.get(name).__class__(**more)
     text, kept, moved = optimized_program(optimizer)
-    assert not re.findall(r"\[128,256\]\S* copy\(", text)
+    assert not re.findall(r"\[256,512\]\S* copy\(", text)
     arrays = 3 + 2 * len(optimizer.slots) + ("clipnorm" in more)
     if name in ("NDAdam", "SWATS"):  # they read again what they sum
         assert moved < 4 * np.prod(SHAPE) * (arrays + 11)
