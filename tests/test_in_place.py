@@ -63,15 +63,15 @@ needs_fusion = pytest.mark.skipif(
 def test_with_fused_loops():
     """XLA reads its flags once, so the tests of this file run in a process that has this one."""
     command = [sys.executable, "-m", "pytest", "-q", "-k", "not with_fused_loops", __file__]
-    environment = os.environ | {"XLA_FLAGS": FUSION}
+    environment = os.environ | {"XLA_FLAGS": FUSION, "PYTEST_ADDOPTS": ""}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
-    assert f"{7 * len(kaf.names()) - 1} passed" in done.stdout  # and none but one was skipped
+    assert f"{5 * len(kaf.names()) - 1} passed" in done.stdout  # and none but one was skipped
 
 
 @needs_fusion
 @pytest.mark.parametrize("name", kaf.names())
-@pytest.mark.parametrize("more", [{}, {"clipnorm": 0.1}, {"weight_decay": kaf.L2(0.1)}])
+@pytest.mark.parametrize("more", [{}, {"clipnorm": 0.1, "weight_decay": kaf.L2(0.1)}])
 def test_every_array_is_read_and_written_once(name, more):
     optimizer = kaf.get(name).__class__(**more)
     text, kept, moved = optimized_program(optimizer)
@@ -86,8 +86,8 @@ def test_every_array_is_read_and_written_once(name, more):
 
 @needs_fusion
 @pytest.mark.parametrize("name", kaf.names())
-@pytest.mark.parametrize("more", [{"weight_decay": 0.1}, {"global_clipnorm": 0.5}])
-def test_one_loop_computes_what_the_rule_says(name, more):
+def test_one_loop_computes_what_the_rule_says(name):
+    more = {"weight_decay": 0.1, "global_clipnorm": 0.5, "gradient_accumulation_steps": 2}
     start, gradients = random_problem()
     paths = [
         trajectory(kaf.get(name).__class__(0.01, **more), start, gradients, compiled=compiled)

@@ -224,7 +224,7 @@ def plain(loss="sparse_categorical_crossentropy", **optimizer):
 
 
 @on_jax
-@pytest.mark.parametrize("one_hot", [False, True])
+@pytest.mark.parametrize("one_hot", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_weights_of_classes_and_of_validation_examples_are_those_of_fit(one_hot):
     (x, y), loss = data(), "sparse_categorical_crossentropy"
     if one_hot:
@@ -242,7 +242,7 @@ def test_weights_of_classes_and_of_validation_examples_are_those_of_fit(one_hot)
 
 
 @on_jax
-@pytest.mark.parametrize("accumulation", [None, 6])
+@pytest.mark.parametrize("accumulation", [pytest.param(None, marks=pytest.mark.slow), 6])
 def test_evaluation_of_averages_is_the_one_of_the_callback(accumulation):
     """With 4 batches an epoch, an accumulation of 6 has no average after the first epoch."""
 

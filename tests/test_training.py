@@ -19,6 +19,10 @@ def digits():
     return (images[order] / 16.0).astype("float32"), labels[order]
 
 
+#: The others are slow tests.
+QUICK = ("SGD", "AdamW", "SWATS", "NDAdam")
+
+
 def train(optimizer, policy, epochs, **compile_arguments):
     """Accuracy on 397 digits after training on 1,400."""
     images, labels = digits()
@@ -37,7 +41,9 @@ def train(optimizer, policy, epochs, **compile_arguments):
 
 
 @pytest.mark.skipif(BACKEND == "torch", reason="several minutes in eager bfloat16")
-@pytest.mark.parametrize("name", kaf.names())
+@pytest.mark.parametrize(
+    "name", [x if x in QUICK else pytest.param(x, marks=pytest.mark.slow) for x in kaf.names()]
+)
 def test_pure_bfloat16_trains_digits_above_90_percent(name):
     rate = {"learning_rate": RATES[name]} if name in RATES else {}
     accuracy, model = train(kaf.registry.find(name).cls(**rate), "bfloat16", epochs=10)

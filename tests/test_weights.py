@@ -84,7 +84,7 @@ def check_with(study, role="final"):
     return run
 
 
-@pytest.mark.parametrize("on_epoch", [True, False])
+@pytest.mark.parametrize("on_epoch", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_averages_are_kept_where_a_callback_of_keras_swaps_them(on_epoch, tmp_path):
     space = tuning.SearchSpace(["AdamW"], fix={"use_ema": True, "ema_momentum": 0.5})
     callbacks = [
@@ -190,7 +190,8 @@ def test_a_new_best_configuration_takes_over(tmp_path):
 
 
 def test_errors_of_best_model(tmp_path):
-    study = tune(tmp_path / "a", wide, max_trials=2, finalist_seeds=1, keep_weights=False)
+    few = {"optimizers": ["AdamW"], "max_trials": 1, "finalist_seeds": 0}
+    study = tune(tmp_path / "a", wide, **few, keep_weights=False)
     assert not (tmp_path / "a" / "weights").exists()
     with pytest.raises(ValueError, match="the weights of the best run of .* are not in"):
         study.best_model(wide)
@@ -211,7 +212,10 @@ ORACLES = keras_tuner.oracles
 
 
 @pytest.mark.parametrize("strategy", SLOW_BY_FIT)
-@pytest.mark.parametrize("kind", [tuning.OptunaOracle, ORACLES.RandomSearchOracle])
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(tuning.OptunaOracle, marks=pytest.mark.slow), ORACLES.RandomSearchOracle],
+)
 def test_best_models_of_a_tuner(kind, strategy, tmp_path):
     def tuner(max_trials, **arguments):
         return tuning.OptimizerTuner(

@@ -394,13 +394,15 @@ def _method(study: Study, page: Page) -> None:
         for optimizer, own in study.space.fixed.items()
         for argument, value in own.items()
     ]
+    by_tpe = " (or TPE, where a pruner, conditions or many trials rule out Gaussian processes)"
+    by_tpe = by_tpe if settings.sampler == "gp" else ""
     page.section("How it was measured")
     page.say(
         f"The score of a trial is {_objective(study)} after its last epoch, not the best epoch of "
         "a noisy curve. Every optimizer had the same number of trials, of epochs and of searched "
         f"values. The first {min(settings.startup_trials, settings.trials_per_optimizer)} of each "
         "lay at quasi-random places of its ranges, what came after them was proposed by "
-        f"the sampler {settings.sampler!r}; everything random follows from the seed "
+        f"the sampler {settings.sampler!r}{by_tpe}; everything random follows from the seed "
         f"{settings.seed}, and all trials had the same seed for their training. The best "
         "configuration of each was then trained again on fresh seeds, the same ones for every "
         "optimizer, so that the runs are compared in pairs. A configuration that was lost on a "
