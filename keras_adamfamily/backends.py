@@ -43,12 +43,17 @@ _DTYPES = {"float32": torch.float32, "float64": torch.float64} if BACKEND == "to
 
 __all__ = [
     "COMPILE_FROM",
+    "LARGE",
+    "anew",
     "cast",
     "colocated",
     "cos",
     "densify",
+    "for_xla",
+    "fuses_results",
     "in_turn",
     "is_sparse",
+    "is_traced",
     "maximum",
     "merge_rows",
     "on_each_device",

@@ -386,9 +386,11 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         """Keras's hook for everything between scaled gradients and constraints."""
         indices = [self._get_variable_index(variable) for variable in trainable_variables]
         run = self._accumulate_or_step if self._programs is None else self._programs.run
-        backends.on_each_device(
-            lambda grads: run(grads, indices, self._rate()), grads, trainable_variables
-        )
+
+        def update(grads):
+            run([self._gradient(g, i) for g, i in zip(grads, indices, strict=True)], indices)
+
+        backends.on_each_device(update, grads, trainable_variables)
 
     def _rate(self):
         """The learning rate of this step."""
@@ -397,18 +399,18 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
             return rate.value(ops.cast(self._iterations, "int32"), self._widest_dtype)
         return self.learning_rate
 
-    def _accumulate_or_step(self, grads, indices, rate) -> None:
-        grads = [self._gradient(g, i) for g, i in zip(grads, indices, strict=True)]
+    def _accumulate_or_step(self, grads, indices, rate=None) -> None:
+        """Adds to the totals and updates by them when it is time; or updates by the gradients."""
         count = self.gradient_accumulation_steps
         if not count:
-            return self._step(grads, indices, rate)
+            return self._step(grads, indices, self._rate() if rate is None else rate)
         totals = [self._accumulated_gradients[i] for i in indices]
         for total, g in zip(totals, grads, strict=True):
             self.assign_add(total, g)
 
         def step():
             sums = [ops.convert_to_tensor(total) for total in totals]
-            self._step(sums, indices, rate, 1.0 / count)
+            self._step(sums, indices, self._rate() if rate is None else rate, 1.0 / count)
             for total, index in zip(totals, indices, strict=True):
                 if _in_place():
                     total.value.data.zero_()
@@ -432,6 +434,9 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         factors = self._factors(grads, scale)
         if factors is None:
             grads = self._clip_gradients([g if scale == 1.0 else g * scale for g in grads])
+        elif self._has_survey:  # which sees gradients that are clipped
+            pairs = zip(grads, factors, strict=True)
+            grads, factors = [g if f is None else g * f for g, f in pairs], None
         self._update_variables(grads, indices, rate, factors)
         if self.use_ema:
             self._update_averages()
@@ -448,7 +453,7 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
     def _factors(self, grads, scale=1.0) -> list | None:
         """What clips the gradients times `scale` where they are used, if factors do; or `None`."""
         bounds = self.clipnorm, self.global_clipnorm
-        if self.clipvalue or self._has_survey or any(map(backends.is_sparse, grads)):
+        if self.clipvalue or any(map(backends.is_sparse, grads)):
             return None
         if not any(bounds):
             return None if scale == 1.0 else [scale] * len(grads)
@@ -551,6 +556,13 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         s = SimpleNamespace(**state, **self._traits[index])
         return g, backends.cast(w, c.dtype), s, c, c.decay if s.decays else None
 
+    def _decayed_gradient(self, g, w, c, fraction) -> tuple:
+        """The gradient with the decay that goes into it, and what fraction is to be subtracted."""
+        if fraction is None:
+            return g, None
+        g = backends.densify(g) if backends.is_sparse(g) else g
+        return (g + fraction * w, None) if c.decays_gradient else (g, fraction)
+
     def _decayed_update(self, g, w, s, c, fraction, factor=None, new=None) -> tuple:
         """The rule with its decay: the new weights, or a sparse step to subtract, and new state.
 
@@ -563,10 +575,7 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
             new: The new weights, where they have been computed and the state is wanted alone.
         """
         g = g if factor is None else g * factor
-        if fraction is not None:
-            g = backends.densify(g) if backends.is_sparse(g) else g
-            if c.decays_gradient:
-                g, fraction = g + fraction * w, None
+        g, fraction = self._decayed_gradient(g, w, c, fraction)
         step, state = self.update(g, w, s, c)
         if fraction is not None:
             step = step + fraction * w
@@ -603,8 +612,9 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         inputs = []
         for g, index in zip(grads, indices, strict=True):
             c = contexts[self._compute_dtypes[index]]
-            inputs.append(self._inputs(index, c, g, *self._held(index)))
-        grads, weights, states, *_ = (list(column) for column in zip(*inputs, strict=True))
+            g, w, s, c, fraction = self._inputs(index, c, g, *self._held(index))
+            inputs.append((self._decayed_gradient(g, w, c, fraction)[0], w, s))
+        grads, weights, states = (list(column) for column in zip(*inputs, strict=True))
         found, new_scalars = self.survey(grads, weights, states, contexts[max(contexts)])
         for dtype, c in contexts.items():
             vars(c).update({name: backends.cast(value, dtype) for name, value in found.items()})

@@ -146,7 +146,8 @@ class Kernels:
         if self.program and sum(tensors[0].numel() for tensors, _ in parts) > SMALL:
             whole = _filled(parts, TOGETHER) if flat else parts
             scales = [factor for _, factor in whole]
-            if any(factor is not None for factor in scales):  # a program for them all
+            o = self.optimizer
+            if o.clipnorm or o.global_clipnorm or o.gradient_accumulation_steps:  # one program
                 scales = [_scalar_like(factor, whole[0][0][0]) for factor in scales]
             try:
                 with symbolic.patch(use_duck_shape=False):  # sizes that are equal by chance
@@ -237,7 +238,7 @@ def _contiguous(weight):
 
 
 def _scaled(grads, factors) -> list:
-    if isinstance(factors[0], torch.Tensor):
+    if all(factor is not None for factor in factors):
         return list(torch._foreach_mul(grads, factors))
     return [g if f is None else g * f for g, f in zip(grads, factors, strict=True)]
 

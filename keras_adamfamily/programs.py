@@ -33,13 +33,16 @@ class Programs:
         self._is_large = size >= COMPILE_FROM
         self._program = functools.cache(self._make)
 
-    def run(self, grads, indices, rate) -> None:
-        """Updates the variables of `indices`, by a program where there can be one."""
+    def run(self, grads, indices) -> None:
+        """`_accumulate_or_step`, by a program where there can be one."""
+        if self.optimizer.gradient_accumulation_steps:  # the totals are dense
+            grads = [backends.densify(g) if backends.is_sparse(g) else g for g in grads]
         is_dense = all(isinstance(g, tf.Tensor) for g in grads)
         if self._is_large and is_dense and not tf.distribute.has_strategy():
-            self._program(tuple(indices))(grads, tf.convert_to_tensor(rate))
+            rate = tf.convert_to_tensor(self.optimizer._rate())
+            self._program(tuple(indices))(grads, rate)
         else:
-            self.optimizer._accumulate_or_step(grads, indices, rate)
+            self.optimizer._accumulate_or_step(grads, indices)
 
     def _make(self, indices):
         def program(grads, rate):
@@ -59,13 +62,14 @@ def traced_once(optimizer):
     plain = optimizer._decayed_update
     if not optimizer.is_elementwise:
         return plain
-    traced = {}
+    traced, names = {}, optimizer.slots.keys()
 
     def update(g, w, s, c, fraction, factor, new=None):
-        slots = dict(vars(s))
-        traits = {"decays": slots.pop("decays")}
+        slots = {name: value for name, value in vars(s).items() if name in names}
+        traits = {name: value for name, value in vars(s).items() if name not in names}
         is_full = all(slot.shape == w.shape for slot in slots.values())
-        if backends.is_sparse(g) or not backends.is_traced(w) or not is_full:
+        is_plain = is_full and traits.keys() == {"decays"}
+        if backends.is_sparse(g) or not backends.is_traced(w) or not is_plain:
             return plain(g, w, s, c, fraction, factor, new)
 
         def rule(g, w, slots, factor=None, new=None):
@@ -74,7 +78,7 @@ def traced_once(optimizer):
             added = {k: slots[k] + x.increment for k, x in state.items() if _is_added(x)}
             return new, state | added
 
-        kind = c.dtype, fraction is None
+        kind = c.dtype, fraction is None, s.decays
         if BACKEND == "jax":
             if kind not in traced:
                 traced[kind] = jax.jit(rule)

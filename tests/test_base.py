@@ -10,7 +10,8 @@ import pytest
 from keras import ops
 
 import keras_adamfamily as kaf
-from tests.steps import BACKEND, Stepper, to_numpy, variables_of
+from keras_adamfamily.base import elementwise
+from tests.steps import BACKEND, Stepper, to_numpy, trajectory, variables_of
 
 
 def apply(optimizer, gradients, variable=None):
@@ -232,6 +233,52 @@ def test_the_whole_model_pass_runs_in_the_widest_precision(x64):
     variables = [keras.Variable(1.0, dtype=dtype) for dtype in ("float32", "float64")]
     Watcher(0.1).apply([ops.ones((), "float32"), ops.ones((), "float64")], variables)
     assert seen == ["float64"]
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_the_whole_model_pass_sees_decayed_and_clipped_gradients(compiled):
+    class Watcher(kaf.FamilyOptimizer):
+        def survey(self, grads, weights, states, c):
+            return {"total": sum(ops.sum(g) for g in grads)}, {}
+
+        def update(self, g, w, s, c):
+            return c.lr * c.total + 0.0 * g, {}
+
+    start, gradients = [np.ones(2), np.ones(2)], [[np.full(2, 3.0), np.full(2, 4.0)]] * 2
+    decayed = Watcher(0.1, weight_decay=kaf.L2(0.5))
+    (path,) = trajectory(decayed, start, gradients[:1], compiled=compiled)
+    assert np.allclose(path[0], 1.0 - 0.1 * (2 * 3.5 + 2 * 4.5))
+    clipped = Watcher(0.1, global_clipnorm=1.0, gradient_accumulation_steps=2)
+    _, path = trajectory(clipped, start, gradients, compiled=compiled)
+    assert np.allclose(path[0], 1.0 - 0.1 * 14 / np.sqrt(50))
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_an_elementwise_rule_with_traits(compiled):
+    class Scaled(kaf.FamilyOptimizer):
+        slots = {"count": 0.0}
+
+        def traits(self, variables):
+            return [{"factor": float(i)} for i, _ in enumerate(variables)]
+
+        @elementwise
+        def update(self, g, w, s, c):
+            return s.factor * c.lr * g, {"count": s.count + 1.0}
+
+    class Halved(kaf.FamilyOptimizer):
+        @elementwise
+        def update(self, g, w, s, c):
+            return (1.0 if s.decays else 0.5) * c.lr * g, {}
+
+    for optimizer, factors in (
+        (Scaled(0.1), (0.0, 1.0)),
+        (Halved(0.1, weight_decay_exclude=["w1"]), (1.0, 0.5)),
+    ):
+        if BACKEND == "torch" and isinstance(optimizer, Halved):
+            continue
+        (path,) = trajectory(optimizer, [np.ones(2)] * 2, [[np.ones(2)] * 2], compiled=compiled)
+        for weights, factor in zip(path, factors, strict=True):
+            assert np.allclose(weights, 1.0 - 0.1 * factor)
 
 
 @pytest.mark.skipif(BACKEND != "jax", reason="jax.vmap")
