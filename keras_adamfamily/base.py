@@ -403,14 +403,14 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         """Adds to the totals and updates by them when it is time; or updates by the gradients."""
         count = self.gradient_accumulation_steps
         if not count:
-            return self._step(grads, indices, self._rate() if rate is None else rate)
+            return self._step(grads, indices, rate)
         totals = [self._accumulated_gradients[i] for i in indices]
         for total, g in zip(totals, grads, strict=True):
             self.assign_add(total, g)
 
         def step():
             sums = [ops.convert_to_tensor(total) for total in totals]
-            self._step(sums, indices, self._rate() if rate is None else rate, 1.0 / count)
+            self._step(sums, indices, rate, 1.0 / count)
             for total, index in zip(totals, indices, strict=True):
                 if _in_place():
                     total.value.data.zero_()
@@ -431,12 +431,10 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
 
     def _step(self, grads, indices, rate, scale=1.0) -> None:
         """Updates the variables of `indices` by the gradients times a float."""
-        factors = self._factors(grads, scale)
+        rate = self._rate() if rate is None else rate
+        factors = None if self._has_survey else self._factors(grads, scale)
         if factors is None:
             grads = self._clip_gradients([g if scale == 1.0 else g * scale for g in grads])
-        elif self._has_survey:  # which sees gradients that are clipped
-            pairs = zip(grads, factors, strict=True)
-            grads, factors = [g if f is None else g * f for g, f in pairs], None
         self._update_variables(grads, indices, rate, factors)
         if self.use_ema:
             self._update_averages()
@@ -489,10 +487,11 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         if _in_place():
             parts = self._kernels.step(grads, indices, contexts, factors)
         else:
-            update, parts = programs.traced_once(self) if programs else self._decayed_update, []
+            once, parts = programs.traced_once(self) if programs else self._decayed_update, []
             factors = factors or [None] * len(grads)
             for index, g, factor in zip(indices, grads, factors, strict=True):
                 c = contexts[self._compute_dtypes[index]]
+                update = once if self._is_flat(index) else self._decayed_update
                 new, state = self._updated(update, index, g, c, factor)
                 parts.append([state.pop(name) for name in self.sums])
                 self._assign(index, new, state)
@@ -541,6 +540,12 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
                 inputs = self._inputs(index, c, *tensors)
                 state[name] = update(*inputs, factor, new=known)[1][name]
         return new, state
+
+    def _is_flat(self, index) -> bool:
+        """Whether a variable is like any other to the rule, element by element, but for decay."""
+        shape = tuple(self._trainable_variables[index].shape)
+        full = all(tuple(slot.shape) == shape for slot in self._states[index].values())
+        return full and self.is_elementwise and self._traits[index].keys() == {"decays"}
 
     def _held(self, index) -> list:
         """The values of a variable and of its slots."""

@@ -68,7 +68,6 @@ class Kernels:
         self.fused = _fused_kernel(optimizer)
         size = sum(math.prod(v.shape) for v in optimizer._trainable_variables)
         self.program = _program(optimizer) if size >= COMPILE_FROM else None
-        self._is_elementwise = optimizer.is_elementwise
         self._grouped = functools.cache(self._group)
 
     def step(self, grads, indices, contexts, factors=None) -> list[list]:
@@ -133,10 +132,8 @@ class Kernels:
 
     def _flat_size(self, index) -> float:
         """The number of elements of a variable that the rule may take flat; else infinity."""
-        o, shape = self.optimizer, tuple(self.optimizer._trainable_variables[index].shape)
-        full = all(tuple(slot.shape) == shape for slot in o._states[index].values())
-        flat = full and _is_plain(o._traits[index]) and self._is_elementwise
-        return math.prod(shape) if flat else math.inf
+        o = self.optimizer
+        return math.prod(o._trainable_variables[index].shape) if o._is_flat(index) else math.inf
 
     def _run(self, parts, flat, names, traits, c, fraction) -> list[list]:
         """Updates parts, flat ones or a variable, by the program or op by op."""
@@ -272,11 +269,6 @@ class State:
             setattr(self, name, value)
         for name, slot in zip(names, slots, strict=True):
             setattr(self, name, slot)
-
-
-def _is_plain(traits) -> bool:
-    """Whether the rule knows nothing of a variable but whether it decays."""
-    return traits.keys() == {"decays"}
 
 
 def _update(tensors, factor, optimizer, names, traits, c, fraction) -> list:

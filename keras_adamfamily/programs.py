@@ -55,30 +55,25 @@ class Programs:
 def traced_once(optimizer):
     """`optimizer._decayed_update`, traced once for all variables of a kind, not for each.
 
-    It is as good as the original one, and slower, for a variable that it does not fit. On
-    TensorFlow a kind is of any size, but for large variables that the rule sums over, see
-    `backends.total`; on JAX of one shape.
+    It is for variables that are flat, see `FamilyOptimizer._is_flat`. On TensorFlow a kind is of
+    any size, but for large variables that the rule sums over, see `backends.total`; on JAX of one
+    shape.
     """
-    plain = optimizer._decayed_update
-    if not optimizer.is_elementwise:
-        return plain
-    traced, names = {}, optimizer.slots.keys()
+    plain, traced = optimizer._decayed_update, {}
 
     def update(g, w, s, c, fraction, factor, new=None):
-        slots = {name: value for name, value in vars(s).items() if name in names}
-        traits = {name: value for name, value in vars(s).items() if name not in names}
-        is_full = all(slot.shape == w.shape for slot in slots.values())
-        is_plain = is_full and traits.keys() == {"decays"}
-        if backends.is_sparse(g) or not backends.is_traced(w) or not is_plain:
+        if backends.is_sparse(g) or not backends.is_traced(w):
             return plain(g, w, s, c, fraction, factor, new)
 
         def rule(g, w, slots, factor=None, new=None):
-            s = SimpleNamespace(**slots, **traits)
+            s = SimpleNamespace(**slots, decays=decays)
             new, state = plain(g, w, s, c, fraction, factor, new)
             added = {k: slots[k] + x.increment for k, x in state.items() if _is_added(x)}
             return new, state | added
 
-        kind = c.dtype, fraction is None, s.decays
+        slots = dict(vars(s))
+        decays = slots.pop("decays")
+        kind = c.dtype, fraction is None, decays
         if BACKEND == "jax":
             if kind not in traced:
                 traced[kind] = jax.jit(rule)
