@@ -13,6 +13,7 @@ import keras_adamfamily as kaf
 from keras_adamfamily.tuning import strategy
 from keras_adamfamily.tuning.data import Data
 from keras_adamfamily.tuning.population import Population
+from keras_adamfamily.tuning.program import variables_of
 from tests.steps import BACKEND
 from tests.test_population import BATCH, LANES, SEEDS, assert_same, build_model, data, lanes
 
@@ -145,10 +146,28 @@ def test_wrong_numbers(name):
         choose(**{name: 0})
 
 
-def test_sharing_a_program_changes_no_number():
+RATES = {
+    "constant": lambda peak: peak,
+    "cosine": lambda peak: keras.optimizers.schedules.CosineDecay(peak, 8),
+    "restarts": lambda peak: kaf.CosineWarmRestarts(peak, first_cycle_steps=3),
+    "warmup": lambda peak: kaf.WarmupCosine(peak, 8, warmup_steps=2),
+    "with a floor": lambda peak: kaf.WarmupCosine(peak, 8, minimum_learning_rate=peak / 4),
+    "of Keras": lambda peak: keras.optimizers.schedules.PolynomialDecay(peak, 8, peak / 4),
+}
+
+
+def scheduled(rate, peak):
+    return build_model(kaf.AdamW(RATES[rate](peak), beta_1=0.8, weight_decay=kaf.Decoupled(1e-2)))
+
+
+@pytest.mark.parametrize(
+    "rate",
+    [rate if rate == "restarts" else pytest.param(rate, marks=pytest.mark.slow) for rate in RATES],
+)
+def test_sharing_a_program_changes_no_number(rate):
     def trained(share):
         keras.utils.set_random_seed(0)
-        model = build_model(kaf.AdamW(0.01, beta_1=0.8, weight_decay=kaf.Decoupled(1e-2)))
+        model = scheduled(rate, 0.01)
         if share:
             assert strategy.share_program(model, ["learning_rate", "beta_1"]) is model
         model.fit(*data(), BATCH, 2, 0)
@@ -158,8 +177,34 @@ def test_sharing_a_program_changes_no_number():
     for one, other in zip(plain.get_weights(), shared.get_weights(), strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
     assert shared.optimizer.is_tunable("beta_1") == (BACKEND == "jax")
+    if rate != "constant":  # saved as the schedule that it is
+        config = shared.optimizer.get_config()["learning_rate"]
+        again, first = keras.saving.deserialize_keras_object(config), RATES[rate](0.01)
+        assert type(again) is type(first)
+        for step in (0, 1, 5, 9):
+            assert float(again(step)) == pytest.approx(float(first(step)), rel=1e-6)
+
+
+def test_another_kind_of_optimizer_stays():
     other = build_model(keras.optimizers.Adam())
     assert strategy.share_program(other, ["learning_rate"]).optimizer is other.optimizer
+
+
+@on_jax
+@pytest.mark.parametrize("rate", ["constant", "cosine", "restarts"])
+def test_trials_with_other_values_have_the_same_program(rate):
+    import jax
+
+    def program(peak):
+        keras.backend.clear_session()
+        model = strategy.share_program(scheduled(rate, peak), ["learning_rate", "weight_decay"])
+        batch = tuple(array[:BATCH] for array in data())
+        model._symbolic_build(data_batch=batch)
+        state = [[v.value for v in group] for group in variables_of(model)]
+        state.append([v.value for v in model.metrics_variables])
+        return jax.jit(model.train_step).lower(tuple(state), batch).as_text()
+
+    assert program(0.01) == program(0.02)
 
 
 # Convolutions.

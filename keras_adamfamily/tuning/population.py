@@ -20,7 +20,7 @@ import numpy as np
 from keras_adamfamily.base import FamilyOptimizer
 from keras_adamfamily.tuning.program import Program, variables_of
 from keras_adamfamily.tuning.stopping import Stopping, check_early_stopping
-from keras_adamfamily.tuning.variables import with_variables
+from keras_adamfamily.tuning.variables import SCHEDULE, VariablePeak, with_variables
 from keras_adamfamily.tuning.xla import need_jax, use_all_cores, without_collector
 from keras_adamfamily.validation import check_choice, check_integer
 
@@ -301,13 +301,12 @@ class Population:
 
         The step of the first model that is built is the program of all lanes.
         """
-        model, eta = self._new_model(seed)
+        model = self._new_model(seed)
         random = np.random.get_state()
         state = [[np.asarray(v.value) for v in group] for group in variables_of(model)]
         if self._program is None:
             self._program = Program(
                 model,
-                eta,
                 self._mesh,
                 batch_size=self.batch_size,
                 validation_batch_size=self.validation_batch_size,
@@ -316,45 +315,37 @@ class Population:
             )
         return state, random
 
-    def _new_model(self, seed: int) -> tuple[keras.Model, Callable | None]:
-        """A model with its variables, ready to train; and its eta."""
+    def _new_model(self, seed: int) -> keras.Model:
+        """A model with its variables, ready to train."""
         keras.utils.set_random_seed(seed)
         with without_collector():
             model = _checked_model(self._build_model(), self.evaluate_average)
             if self._program is not None and model is self._program.model:
                 raise ValueError("`build_model` must build a new model at each call")
-            eta = self._prepare_optimizer(model)
+            self._prepare_optimizer(model)
             model._symbolic_build(data_batch=self._batch)
-        return model, eta
+        return model
 
-    def _prepare_optimizer(self, model) -> Callable | None:
-        """Gives the model a copy of its optimizer in which the hyperparameters are variables.
-
-        A schedule becomes a function of the step, which is returned: eta_t.
-        """
-        given, names, changes = model.optimizer, set(self._names), {}
-        rate, eta = given._learning_rate, None
-        if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
-            peak = given._given("initial_learning_rate")
-            if peak is not None:
-                changes["learning_rate"] = peak
-                eta = lambda step: rate(step) / peak  # noqa: E731
-                if "learning_rate" in names:
-                    names.add("initial_learning_rate")
-        if eta is None and not isinstance(rate, keras.Variable):
+    def _prepare_optimizer(self, model) -> None:
+        """Gives the model a copy of its optimizer in which the hyperparameters are variables."""
+        given = model.optimizer
+        rate, peak = given._learning_rate, given._given("initial_learning_rate")
+        known = isinstance(rate, SCHEDULE) and peak is not None
+        if not (known or isinstance(rate, keras.Variable)):
             raise ValueError(
                 "The learning rate of the model's optimizer must be a float, or a schedule whose "
                 f"peak is known as `initial_learning_rate`. Received: learning_rate={rate!r}"
             )
         with self._naming(given):
-            model.optimizer = with_variables(given, names, **changes)
-        return eta
+            model.optimizer = with_variables(given, self._names)
 
     def _set_hyperparameters(self, values) -> None:
         """Writes the lanes' values into their states."""
         optimizer, values = self._program.model.optimizer, dict(values)
         if "learning_rate" in values and optimizer.is_tunable("initial_learning_rate"):
             values.setdefault("initial_learning_rate", values["learning_rate"])
+        if isinstance(optimizer._learning_rate, VariablePeak):
+            values.pop("learning_rate")
         for name, of_lanes in values.items():
             with self._naming(optimizer):
                 for value in (of_lanes.min(), of_lanes.max()):  # accepted are intervals

@@ -5,7 +5,6 @@ Pure functions of the lanes' states around Keras's own `train_step` and `test_st
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -26,11 +25,10 @@ class Program:
 
     Attributes:
         model: The model whose step it is.
-        place: The index of a hyperparameter, and of `"iteration"`, in the optimizer's state.
+        place: The index of a hyperparameter in the optimizer's state.
 
     Args:
         model: A compiled and built model, its optimizer with the hyperparameters in variables.
-        eta: What to multiply the learning rate by at a step, or `None`.
         mesh: The devices, one axis `"lanes"`.
         batch_size: Examples per step.
         validation_batch_size: Examples per step of the evaluation.
@@ -41,7 +39,6 @@ class Program:
     def __init__(
         self,
         model: keras.Model,
-        eta: Callable | None,
         mesh: Mesh,
         *,
         batch_size: int,
@@ -49,14 +46,14 @@ class Program:
         evaluate_average: bool,
         strategy: str,
     ):
-        self.model, self._eta, self._mesh = model, eta, mesh
+        self.model, self._mesh = model, mesh
         self._batch_size, self._validation_batch_size = batch_size, validation_batch_size
         self._evaluate_average, self._strategy = evaluate_average, strategy
         optimizer = model.optimizer
         index = {id(variable): i for i, variable in enumerate(optimizer.variables)}
         self.place = {name: index[id(v)] for name, v in optimizer._tunables.items()}
-        self.place["learning_rate"] = index[id(optimizer._learning_rate)]
-        self.place["iteration"] = index[id(optimizer._iterations)]
+        if isinstance(optimizer._learning_rate, keras.Variable):
+            self.place["learning_rate"] = index[id(optimizer._learning_rate)]
         model.reset_metrics()
         self._no_metrics = [np.asarray(v.value) for v in model.metrics_variables]
         self._fit_step = model.train_step
@@ -124,7 +121,8 @@ class Program:
 
     def _lane(self, state, order, evaluates, train, validation):
         def train_on(carry, rows):
-            return self._train_step(carry, jax.tree.map(lambda array: array[rows], train))
+            logs, carry = self._fit_step(carry, jax.tree.map(lambda array: array[rows], train))
+            return carry, logs
 
         def evaluate_on(carry, rows):
             data = jax.tree.map(lambda array: array[rows], validation)
@@ -161,19 +159,6 @@ class Program:
         if whole < len(rows):
             carry, logs = step(carry, rows[whole:])
         return list(carry[:-1]), logs
-
-    def _train_step(self, carry, data):
-        """Keras's step at `learning_rate * eta_t`; the lane's state keeps `learning_rate`."""
-        weights, others, of_optimizer, metrics = carry
-        at, of_optimizer = self.place["learning_rate"], list(of_optimizer)
-        rate = of_optimizer[at]
-        if self._eta is not None:
-            eta = self._eta(of_optimizer[self.place["iteration"]])
-            of_optimizer[at] = rate * eta.astype(rate.dtype)
-        logs, carry = self._fit_step((weights, others, of_optimizer, metrics), data)
-        weights, others, of_optimizer, metrics = carry
-        of_optimizer[at] = rate
-        return (weights, others, of_optimizer, metrics), logs
 
     def _averages(self, weights, of_optimizer):
         """What the weights become at the end of `fit`: their average, once there is one."""

@@ -175,7 +175,7 @@ class _Probe:
             raise Impossible(f"a trial's state of {size / 1e6:.0f} MB leaves no room for others")
         settings["chunk_size"] = min(settings["chunk_size"], fits)
         start = time.perf_counter()
-        model, _ = first._new_model(seeds[0])
+        model = first._new_model(seeds[0])
         operations = _operations(model, first._batch)
         self.set_up = time.perf_counter() - start  # what `fit` has to do for each trial
         self.steps = -(-first._examples // first.batch_size)
