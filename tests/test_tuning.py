@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import math
 import shutil
 import sqlite3
 import statistics
+import weakref
 
 import keras
 import numpy as np
@@ -22,7 +24,7 @@ from keras_adamfamily import registry, tuning
 from keras_adamfamily.tuning.leaderboard import verdict
 from keras_adamfamily.tuning.report import render
 from keras_adamfamily.tuning.study import Settings
-from keras_adamfamily.tuning.trial import facts_of
+from keras_adamfamily.tuning.trial import facts_of, without_old_objects
 
 QUIET = Console(quiet=True)
 LENGTH = {"batch_size": 16, "dataset_size": 64, "epochs": 2}
@@ -620,3 +622,19 @@ def test_digits_task_is_what_it_says():
     assert np.bincount(y_validation).min() >= 34
     assert not {row.tobytes() for row in x_train} & {row.tobytes() for row in x_validation}
     assert task.build_model().count_params() == 26_122
+
+
+def test_collections_leave_out_what_was_there_before():
+    gc.unfreeze()  # what the tests have frozen
+    try:
+        with without_old_objects():
+            assert gc.get_freeze_count() > 10_000
+            model = build_model()
+            model.myself, gone = model, weakref.ref(model)
+            del model
+            with without_old_objects():
+                gc.collect()
+            assert gone() is None and gc.get_freeze_count() > 10_000
+        assert gc.get_freeze_count() == 0
+    finally:
+        gc.freeze()

@@ -34,6 +34,7 @@ from keras_adamfamily.tuning.trial import (
     TrialResult,
     check_objective,
     one_line,
+    without_old_objects,
 )
 from keras_adamfamily.tuning.tuner import PATIENCE, OptimizerTuner
 from keras_adamfamily.validation import POSITIVE, check_float, check_integer
@@ -169,7 +170,8 @@ def tune(
     study = Study.open(directory, asked.settings, storage)
     try:
         search = _Search(study, asked, keep_weights)
-        with Progress(study, console or Console(), max_trials) as progress:
+        shown = Progress(study, console or Console(), max_trials)
+        with shown as progress, without_old_objects():
             search.run(progress, max_minutes)
         study.write()
     finally:

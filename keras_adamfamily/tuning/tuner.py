@@ -18,7 +18,15 @@ from keras_adamfamily.tuning.hypermodel import OptimizerHyperModel
 from keras_adamfamily.tuning.oracle import Halving, OptunaOracle
 from keras_adamfamily.tuning.strategy import Choice
 from keras_adamfamily.tuning.together import Together
-from keras_adamfamily.tuning.trial import OK, SEARCH, Asked, Training, TrialResult, one_line
+from keras_adamfamily.tuning.trial import (
+    OK,
+    SEARCH,
+    Asked,
+    Training,
+    TrialResult,
+    one_line,
+    without_old_objects,
+)
 from keras_adamfamily.tuning.weights import Weights
 from keras_adamfamily.tuning.xla import use_compilation_cache
 from keras_adamfamily.validation import check_choice, check_integer
@@ -117,8 +125,9 @@ class OptimizerTuner(keras_tuner.Tuner):
         self.oracle.verbose = fit_kwargs.pop("verbose", getattr(self.oracle, "verbose", 1))
         training = self._training(*fit_args, **fit_kwargs)
         self.save()  # the oracle keeps the trials as they end; with this a new tuner goes on
-        for _ in self.results(training):
-            pass
+        with without_old_objects():
+            for _ in self.results(training):
+                pass
 
     def run_trial(self, trial: Trial, *fit_args: Any, **fit_kwargs: Any) -> float:
         """Trains one trial by `fit`; returns the objective after its last epoch."""
