@@ -462,10 +462,24 @@ def quality(given):
 
 @part
 def asking(given):
-    """Seconds until 16 suggestions are made, with 48 trials told."""
+    """Seconds until 16 trials are suggested, and until they are in the database, with 48 told."""
     import keras_tuner
 
     from keras_adamfamily import tuning
+    from keras_adamfamily.tuning.storage import Storage
+
+    claim, suggesting = Storage.claim, []
+
+    def timed_claim(storage, name, limit, propose, *arguments):
+        def timed_propose(*of_propose):
+            start = time.perf_counter()
+            proposed = list(propose(*of_propose))
+            suggesting.append(time.perf_counter() - start)
+            return proposed
+
+        return claim(storage, name, limit, timed_propose, *arguments)
+
+    Storage.claim = timed_claim
 
     hp = keras_tuner.HyperParameters()
     tuning.SearchSpace(("AdamW",)).sample(hp)
@@ -485,7 +499,7 @@ def asking(given):
                 trial.status = "COMPLETED"
                 oracle.end_trial(trial)
         oracle.close()
-        return {"seconds": times[3]}
+        return {"seconds": suggesting[3], "recorded": times[3]}
 
 
 # The table.
@@ -543,6 +557,7 @@ def lines(r):
         found = found if isinstance(found, str) else json.dumps(found)
         yield 6, f"best loss: {name}", found, "ours least"
     yield 7, "16 suggestions", of("asking", "{:.3f} s", "seconds"), "<= 0.1 s"
+    yield 7, "... and in the database", of("asking", "{:.3f} s", "recorded"), ""
     yield 7, "storage a trial", of("tune", "{:.1f} kB", "kb_a_trial"), "<= 5 kB"
     if "gpu" in r:
         yield 8, "GPU", r["gpu"].get("skipped") or json.dumps(r["gpu"]), "auto within 10 %"
