@@ -1,13 +1,15 @@
 """Two TensorFlow devices and four JAX devices on one CPU, set up before either starts.
 
-Compiled programs go into a folder of the tests.
+Compiled programs go into a folder of the tests, also those that took a twentieth of a second.
 """
 
+import gc
 import os
 import tempfile
 
 compiled = tempfile.TemporaryDirectory()
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", compiled.name)  # not the user's
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
 )
@@ -37,13 +39,11 @@ ONCE = {
     "test_studies": (),
     "test_weights": (),
     "test_readme": (),
-    "test_cli": ("test_tune_and_report", "test_other_backend", "test_backend_that"),
+    "test_cli": ("test_other_backend", "test_backend_that"),
     "test_tuning": (
         "test_each_optimizer_gets_the_same_trials",
         "test_trial_is_what_a_plain_fit_gives",
         "test_leaderboard_is_the_mean",
-        "test_same_seed_same_trials",
-        "test_divergence_is_recorded",
         "test_wrong_shapes_stop",
         "test_wrong_data",
         "test_hypermodel",
@@ -61,11 +61,20 @@ ONCE = {
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """By default what knows no backend runs on JAX alone, elsewhere with `-m slow`."""
+    """By default what is to run once runs on JAX alone, elsewhere with `-m slow`."""
     for item in items:
         module = item.module.__name__.rpartition(".")[2]
-        if BACKEND != "jax" and module in ONCE and not item.name.startswith(ONCE[module]):
+        once = item.get_closest_marker("once") or (
+            module in ONCE and not item.name.startswith(ONCE[module])
+        )
+        if BACKEND != "jax" and once:
             item.add_marker(pytest.mark.slow)
+
+
+def pytest_collection_finish():
+    """Garbage is looked for among what the tests make, not each time among all libraries."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

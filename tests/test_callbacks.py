@@ -114,7 +114,12 @@ def iterates(case):
 
 @pytest.mark.parametrize(
     ("case", "in_folder"),
-    [*((case, False) for case in CASES), ("AdamW", True), ("bfloat16", True)],
+    [
+        ("AdamW", False),
+        ("bfloat16", True),
+        *(pytest.param(case, False, marks=pytest.mark.once) for case in CASES if case != "AdamW"),
+        pytest.param("AdamW", True, marks=pytest.mark.once),
+    ],
 )
 def test_a_snapshot_is_the_iterate_just_before_a_restart(case, in_folder, tmp_path):
     optimizer, dtype = CASES[case]
@@ -149,7 +154,12 @@ def test_files_hold_the_weights_alone(tmp_path):
 
 @pytest.mark.parametrize(
     ("at", "in_folder", "kept"),
-    [(1, True, [1, 2, 3]), (3, True, [1, 2, 3]), (1, False, [1, 2, 3]), (3, False, [3])],
+    [
+        (1, True, [1, 2, 3]),
+        (3, False, [3]),
+        pytest.param(3, True, [1, 2, 3], marks=pytest.mark.once),
+        pytest.param(1, False, [1, 2, 3], marks=pytest.mark.once),
+    ],
 )
 def test_resume(at, in_folder, kept, tmp_path):
     """As without the break, which is at a restart or within a cycle; in memory, what follows it."""
@@ -241,7 +251,11 @@ def test_wrong_arguments_of_an_ensemble():
         ensemble.predict(X, last=0)
 
 
-@pytest.mark.parametrize("in_folder", [False, True], ids=["memory", "folder"])
+@pytest.mark.parametrize(
+    "in_folder",
+    [pytest.param(False, marks=pytest.mark.once), True],
+    ids=["memory", "folder"],
+)
 def test_the_mean_of_predictions(in_folder, tmp_path):
     model = make_model(kaf.AdamW(restarts()))
     ensemble = SnapshotEnsemble(tmp_path if in_folder else None)
@@ -299,7 +313,12 @@ AVERAGING = {
 
 
 def averaging(*cases):
-    return pytest.mark.parametrize(("optimizer", "dtype"), [AVERAGING[c] for c in cases], ids=cases)
+    """The first of the cases, and the others once."""
+    given = [
+        pytest.param(*AVERAGING[c], id=c, marks=[pytest.mark.once] * (i > 0))
+        for i, c in enumerate(cases)
+    ]
+    return pytest.mark.parametrize(("optimizer", "dtype"), given)
 
 
 class Recorder(keras.callbacks.Callback):

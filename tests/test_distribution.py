@@ -10,12 +10,15 @@ import keras_adamfamily as kaf
 from tests.steps import BACKEND, to_numpy
 
 SETTINGS = {
-    "decay by path": lambda: kaf.AdamW(
-        0.01, weight_decay=kaf.Decoupled(0.01), weight_decay_exclude=["bias"]
+    "accumulation, and decay by path": lambda: kaf.AdamW(
+        0.01,
+        weight_decay=kaf.Decoupled(0.01),
+        weight_decay_exclude=["bias"],
+        gradient_accumulation_steps=3,
     ),
-    "average": lambda: kaf.Adam(0.01, use_ema=True, ema_overwrite_frequency=3),
-    "global clipping": lambda: kaf.Adam(0.01, global_clipnorm=0.1),
-    "accumulation": lambda: kaf.AdamW(0.01, gradient_accumulation_steps=3),
+    "global clipping, and an average": lambda: kaf.Adam(
+        0.01, global_clipnorm=0.1, use_ema=True, ema_overwrite_frequency=3
+    ),
     "switch": lambda: kaf.SWATS(0.01, switch_at=5),
     "switch of each variable": lambda: kaf.SWATS(0.01, switch_at=5, scope="variable"),
     "weight vectors": lambda: kaf.NDAdam(0.001, use_ema=True, ema_overwrite_frequency=3),
@@ -26,6 +29,10 @@ SETTINGS = {
         ),
     ),
 }
+#: The switch of the whole model is part of the one of each variable.
+EACH_SETTING = [
+    pytest.param(setting, marks=[pytest.mark.slow] * (setting == "switch")) for setting in SETTINGS
+]
 RULES = {name: (lambda name=name: kaf.get(name)) for name in kaf.names()}
 
 FEATURES = np.random.RandomState(0).randn(64, 6).astype("float32")
@@ -60,7 +67,7 @@ def two_devices():
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="tf.distribute")
 class TestMirroredStrategy:
-    @pytest.mark.parametrize("setting", SETTINGS)
+    @pytest.mark.parametrize("setting", EACH_SETTING)
     def test_fit_on_two_devices_equals_one(self, setting):
         strategy = two_devices()
         _, alone = fit(SETTINGS[setting], contextlib.nullcontext())
@@ -102,7 +109,7 @@ class TestSharding:
         assert len(distribution.device_mesh.devices.flatten()) == 4
         return distribution.scope()
 
-    @pytest.mark.parametrize("setting", SETTINGS)
+    @pytest.mark.parametrize("setting", EACH_SETTING)
     def test_data_parallel_on_four_devices_equals_one(self, setting, data_parallel):
         _, alone = fit(SETTINGS[setting], contextlib.nullcontext())
         _, parallel = fit(SETTINGS[setting], data_parallel)

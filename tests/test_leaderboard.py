@@ -113,7 +113,13 @@ def test_runs_needed():
     assert evidence.runs_needed(2, paired=False) == 4  # 2 of C(8, 4) ways
 
 
-@pytest.mark.parametrize("optimizers", [("Adam", "AdamW"), ("Adam", "AdamW", "NAdamW", "SGDW")])
+@pytest.mark.parametrize(
+    "optimizers",
+    [
+        ("Adam", "AdamW"),
+        pytest.param(("Adam", "AdamW", "NAdamW", "SGDW"), marks=pytest.mark.slow),
+    ],
+)
 def test_equal_optimizers_are_seldom_told_apart(optimizers):
     """The leader is picked after the runs; even so, one error in at most 5 % of the studies."""
     random, errors = np.random.default_rng(3), 0

@@ -452,7 +452,8 @@ def part_of_a_cluster(kind, folder):
         (folder / "results.json").write_text(json.dumps(content))
 
 
-@pytest.mark.parametrize("kind", ["ours", pytest.param("stock", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ours", "stock"])
 def test_chief_and_workers(kind, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

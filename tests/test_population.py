@@ -141,10 +141,8 @@ def with_peak(optimizer, peak):
 
 
 @on_jax
-@pytest.mark.parametrize(
-    "kind",
-    [kind if kind == "restarts" else pytest.param(kind, marks=pytest.mark.slow) for kind in EACH],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", EACH)
 def test_equals_fit_in_float64(kind, float64):
     build = functools.partial(build_in_turn, EACH[kind])
     together = lanes(build=build)

@@ -85,6 +85,7 @@ def written(optimizer):
 
 
 @each
+@pytest.mark.once
 @pytest.mark.parametrize("is_built", [False, True], ids=["unbuilt", "built"])
 def test_configurations_come_back_exactly(record, is_built):
     for label, arguments in {**ARGUMENTS, "own": own_arguments(record.cls)}.items():

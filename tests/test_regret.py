@@ -75,6 +75,7 @@ class TestNumbers:
     ]
 
     @compiled
+    @pytest.mark.once
     @pytest.mark.parametrize("name, early, late, x", ROWS)
     def test_period_3(self, name, early, late, x):
         result = PERIOD_3.play(player(name), 10**6)
@@ -83,6 +84,7 @@ class TestNumbers:
         assert abs(result.iterates[-1] - x) < 1.1e-4
 
     @compiled
+    @pytest.mark.once
     @pytest.mark.parametrize(
         "name, early, late, x",
         [("Adam", 8.669666, 8.666774, 0.9999), ("AMSGrad", 0.346579, 0.003582, -1)],
@@ -95,6 +97,7 @@ class TestNumbers:
         assert abs(result.iterates[-1] - x) < 1.1e-4
 
     @compiled
+    @pytest.mark.once
     @pytest.mark.parametrize("c, expected", [(3, 0.0038), (15, 0.0174)])
     def test_adams_defaults_do_not_fail_here(self, c, expected):
         result = regret.play(kaf.Adam(), regret.periodic(c, -1, 3), 10**6, start=1.0)
@@ -192,6 +195,7 @@ class TestNumbers:
         assert abs(result.means[-1] - path[result.rounds[-2] : -1].mean()) < 1e-9
 
 
+@pytest.mark.once
 class TestTheorems:
     """What the paper proves."""
 
@@ -271,6 +275,7 @@ class TestAnyOptimizer:
         result = regret.play(kaf.get(name), [1.0], self.rounds)
         assert -1 <= result.iterates[-1] < 0.0
 
+    @pytest.mark.once
     @pytest.mark.parametrize(
         "name",
         ["SGD", "RMSprop", "Adagrad", "Adadelta", "Adam", "AdamW", "Adamax", "Nadam", "Ftrl"]

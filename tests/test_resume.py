@@ -49,6 +49,7 @@ CONFIGURATIONS = {
     "switch of each variable": lambda: kaf.SWATS(switch_at=9, scope="variable"),
     "everything": lambda: everything(),
 }
+IN_EVERYTHING = ("exclusions", "restarts", "average")
 
 
 def everything():
@@ -138,7 +139,8 @@ def interrupted(folder, configurations):
 
 
 def test_bit_for_bit(tmp_path):
-    models, folder = interrupted(tmp_path, CONFIGURATIONS)
+    quick = {n: make for n, make in CONFIGURATIONS.items() if n not in IN_EVERYTHING}
+    models, folder = interrupted(tmp_path, quick)
     check_bit_for_bit(models, folder)
     check_that_the_second_half_matters(models, folder)
     check_that_the_switches_come_where_they_are_meant_to(models, folder)
@@ -146,7 +148,10 @@ def test_bit_for_bit(tmp_path):
 
 @pytest.mark.slow
 def test_each_rule_bit_for_bit(tmp_path):
-    models, folder = interrupted(tmp_path, {n: lambda n=n: kaf.get(n) for n in kaf.names()})
+    rules = {n: lambda n=n: kaf.get(n) for n in kaf.names()}
+    models, folder = interrupted(
+        tmp_path, {**rules, **{n: CONFIGURATIONS[n] for n in IN_EVERYTHING}}
+    )
     check_bit_for_bit(models, folder)
     check_that_the_second_half_matters(models, folder)
 

@@ -106,6 +106,7 @@ def test_inverse_sqrt_equals_its_twin(alpha, step):
 # Restarts.
 
 
+@pytest.mark.once
 @quick
 @given(
     peak=rates,
@@ -172,6 +173,7 @@ def test_restarts_that_keras_misses(first, step):
     assert float(compiled(kaf.CosineWarmRestarts(0.1, first))(step)) == np.float32(0.1)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("multiplier", [1.1, 1.5, 2])
 def test_fractional_cycles_are_rounded_and_leave_no_gap(multiplier):
     schedule = kaf.CosineWarmRestarts(0.1, 10, cycle_multiplier=multiplier)

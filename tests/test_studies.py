@@ -53,6 +53,7 @@ def test_header(path):
     assert f"`{path.name}`" in table
 
 
+@pytest.mark.slow
 def test_digits_mlp(script, tmp_path):
     check(script("digits_mlp").study(tmp_path, **ONE_EACH, **QUIET))
 

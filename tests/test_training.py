@@ -20,7 +20,7 @@ def digits():
 
 
 #: The others are slow tests.
-QUICK = ("SGD", "AdamW", "SWATS", "NDAdam")
+QUICK = ("AdamW", "NDAdam")
 
 
 def train(optimizer, policy, epochs, **compile_arguments):
