@@ -3,7 +3,7 @@
 "the dogs that the cat sees run": each verb must agree with its own noun, not with the nearest.
 
 Shows:    a schedule searched along with the rate: constant, cosine, and warm restarts.
-Run time: about two minutes on two cores with JAX.
+Run time: two to four minutes on two cores with JAX.
 Expected: with other digits on other backends, machines and versions, it ends with
 
     python tuning/transformer_text.py
@@ -11,11 +11,11 @@ Expected: with other digits on other backends, machines and versions, it ends wi
                                                      learning   weight
     optimizer  fresh seeds      n  search  schedule  rate       decay     trials  s/trial
  ────────────────────────────────────────────────────────────────────────────────────────
- 1  AdamW      0.9630 ± 0.0802  8  1       constant  0.001525   0.001043  12      3.2
- 2  NAdamW     0.9357 ± 0.1817  8  1       constant  0.0005813  0.007557  12      3.8
+ 1  AdamW      0.9630 ± 0.0802  8  1       constant  0.001525   0.001043  12      1.8
+ 2  NAdamW     0.7154 ± 0.2385  8  1       cosine    0.0009095  0.005395  12      1.5
 
-No clear winner: AdamW and NAdamW cannot be told apart: there is no significant difference on ...
-Both reached 1 in the search; on one fresh seed NAdamW stayed at chance, 0.486.
+AdamW wins, ahead of NAdamW by 0.25 (0.068 to 0.43, p = 0.031).
+Both reached 1 in the search; on five of its eight fresh seeds NAdamW stayed between 0.49 and 0.64.
 """
 
 import keras
