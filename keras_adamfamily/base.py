@@ -23,8 +23,8 @@ from keras import ops
 
 from keras_adamfamily import backends
 from keras_adamfamily.hyperparameters import Fixed, Hyperparameter, Option, Setting
-from keras_adamfamily.numerics import clipping_factors, hashed, lerp, round_to_bfloat16
-from keras_adamfamily.schedules import Schedule
+from keras_adamfamily.numerics import as_float, clipping_factors, hashed, lerp, round_to_bfloat16
+from keras_adamfamily.schedules import TunablePeak, peak_of, rate_at
 from keras_adamfamily.validation import (
     NON_NEGATIVE,
     POSITIVE,
@@ -375,8 +375,10 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
 
     def _hold_learning_rate_in(self, dtype) -> None:
         held = self._learning_rate
+        if isinstance(held, TunablePeak) and not isinstance(held.peak_now, keras.Variable):
+            held.peak_now = self._add_scalar("learning_rate", held.peak_now, dtype)
         if isinstance(held, keras.Variable) and held.dtype not in (dtype, "float64"):
-            value = _as_float(held, self._given_learning_rate)
+            value = as_float(held, self._given_learning_rate)
             self._untrack_variable(held)
             self._learning_rate = self._add_scalar("learning_rate", value, dtype)
 
@@ -395,8 +397,8 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
     def _rate(self):
         """The learning rate of this step."""
         rate = self._learning_rate
-        if type(rate).__call__ is Schedule.__call__:
-            return rate.value(ops.cast(self._iterations, "int32"), self._widest_dtype)
+        if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+            return rate_at(rate, self._iterations, self._widest_dtype)
         return self.learning_rate
 
     def _accumulate_or_step(self, grads, indices, rate=None) -> None:
@@ -788,12 +790,7 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
             return None if form is None else form.rate
         if name == "initial_learning_rate":
             rate = self._given_learning_rate
-            candidates = (
-                self._given_initial_learning_rate,
-                rate,
-                getattr(rate, "warmup_target", None),
-                getattr(rate, "initial_learning_rate", None),
-            )
+            candidates = (self._given_initial_learning_rate, rate, peak_of(rate))
             return next(
                 (float(x) for x in candidates if isinstance(x, int | float) and x > 0), None
             )
@@ -858,12 +855,12 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         if isinstance(self._learning_rate, keras.Variable):
-            rate = _as_float(self._learning_rate, self._given_learning_rate)
+            rate = as_float(self._learning_rate, self._given_learning_rate)
             config["learning_rate"] = rate
         for name in self._hyperparameters():
             config[name] = self._given(name)
             if name in self._tunables:
-                config[name] = _as_float(self._tunables[name], config[name])
+                config[name] = as_float(self._tunables[name], config[name])
         if isinstance(self._weight_decay, WeightDecay):
             form = self._weight_decay.with_rate(config["weight_decay"])
             config["weight_decay"] = keras.saving.serialize_keras_object(form)
@@ -945,14 +942,6 @@ def _constant(value):
 def _compute_dtype(variable) -> str:
     dtype = keras.backend.standardize_dtype(variable.dtype)
     return "float64" if dtype == "float64" else "float32"
-
-
-def _as_float(variable, given) -> float:
-    """A variable's value as the Python float that it was given, or the shortest that equals it."""
-    value = keras.ops.convert_to_numpy(variable)[()]
-    if isinstance(given, float) and value.dtype.type(given) == value:
-        return given
-    return float(str(value))
 
 
 def _checked_learning_rate(value: Any) -> Any:

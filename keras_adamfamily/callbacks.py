@@ -17,7 +17,7 @@ import numpy as np
 from keras import ops
 
 from keras_adamfamily.base import without_loss_scaling
-from keras_adamfamily.schedules import CosineWarmRestarts
+from keras_adamfamily.schedules import CosineWarmRestarts, TunablePeak
 from keras_adamfamily.validation import check_integer, optional
 
 
@@ -168,6 +168,8 @@ class SnapshotEnsemble(keras.callbacks.Callback):
     def _schedule_and_step(model) -> tuple[CosineWarmRestarts, int]:
         optimizer = without_loss_scaling(model.optimizer)
         schedule = getattr(optimizer, "_learning_rate", None)
+        if isinstance(schedule, TunablePeak):
+            schedule = schedule.schedule
         if not isinstance(schedule, CosineWarmRestarts):
             raise ValueError(
                 "`SnapshotEnsemble` needs an optimizer whose `learning_rate` is a "

@@ -87,3 +87,11 @@ def round_to_bfloat16(x, key, salt):
 
 def _upper(x):
     return ops.bitwise_right_shift(x, 16) & 0xFFFF
+
+
+def as_float(variable, given) -> float:
+    """A variable's value as the Python float that it was given, or the shortest that equals it."""
+    value = ops.convert_to_numpy(variable)[()]
+    if isinstance(given, float) and value.dtype.type(given) == value:
+        return given
+    return float(str(value))

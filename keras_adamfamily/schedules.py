@@ -17,6 +17,7 @@ import keras
 from keras import ops
 
 from keras_adamfamily import backends
+from keras_adamfamily.numerics import as_float
 from keras_adamfamily.validation import (
     POSITIVE,
     UNIT,
@@ -250,3 +251,81 @@ class InverseSqrt(Schedule):
 
     def __init__(self, learning_rate: float, name: str | None = None):
         super().__init__(learning_rate, name)
+
+
+def peak_of(schedule: Any) -> float | None:
+    """The peak that a schedule names, a float > 0, or `None`: what eta_t refers to."""
+    named = (getattr(schedule, name, None) for name in ("warmup_target", "initial_learning_rate"))
+    return next((float(x) for x in named if isinstance(x, int | float) and x > 0), None)
+
+
+@keras.saving.register_keras_serializable("keras_adamfamily")
+class TunablePeak(Schedule):
+    """A schedule whose peak an optimizer of this family holds in a variable, once it is built.
+
+    ```
+    lr = peak_now * eta_t,    eta_t = schedule(t) / peak
+    ```
+
+    Trials of a search that differ in the peak alone have one program: of a schedule known to be a
+    multiple of its peak, eta_t is the same schedule with the peak 1.
+
+    Args:
+        schedule: A `LearningRateSchedule`.
+        peak: Its peak, a float > 0.
+        peak_now: What takes its place, a float >= 0; `peak` by default.
+    """
+
+    def __init__(
+        self,
+        schedule: keras.optimizers.schedules.LearningRateSchedule,
+        peak: float,
+        peak_now: float | None = None,
+    ):
+        super().__init__(peak, None)
+        self.schedule, self.peak_now = schedule, peak if peak_now is None else peak_now
+        self._of_one = self._with_peak(1.0)
+
+    def _with_peak(self, peak: float) -> keras.optimizers.schedules.LearningRateSchedule | None:
+        """The schedule with another peak, or `None` where it may be more than a multiple of it."""
+        kind, config = type(self.schedule), self.schedule.get_config()
+        if kind in (CosineWarmRestarts, WarmupCosine, InverseSqrt):
+            name, others = "learning_rate", config.get("minimum_learning_rate")
+        elif kind is keras.optimizers.schedules.CosineDecay:
+            name, others = "initial_learning_rate", config["warmup_target"]
+        else:
+            return None
+        return None if others else kind.from_config({**config, name: peak})
+
+    def value(self, step, dtype):
+        peak = ops.convert_to_tensor(self.peak_now, dtype)
+        if self._of_one is not None:
+            return peak * rate_at(self._of_one, step, dtype)
+        return peak * rate_at(self.schedule, step, dtype) / self.initial_learning_rate
+
+    def as_it_is(self) -> keras.optimizers.schedules.LearningRateSchedule:
+        """The schedule with the peak of now, in Python floats."""
+        now = as_float(self.peak_now, self.initial_learning_rate)
+        if now == self.initial_learning_rate:
+            return self.schedule
+        with_peak = self._with_peak(now) if now > 0.0 else None
+        return with_peak or TunablePeak(self.schedule, self.initial_learning_rate, now)
+
+    def get_config(self):
+        return {
+            "schedule": keras.saving.serialize_keras_object(self.schedule),
+            "peak": self.initial_learning_rate,
+            "peak_now": as_float(self.peak_now, self.initial_learning_rate),
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        schedule = keras.saving.deserialize_keras_object(config["schedule"])
+        return cls(**{**config, "schedule": schedule})
+
+
+def rate_at(schedule: keras.optimizers.schedules.LearningRateSchedule, step, dtype: str):
+    """A schedule's learning rate at an integer tensor, where it can be computed in `dtype`."""
+    if type(schedule).__call__ is Schedule.__call__:
+        return schedule.value(ops.cast(step, "int32"), dtype)
+    return backends.cast(schedule(step), dtype)

@@ -112,6 +112,7 @@ EACH = {
         RESTARTS,
         weight_decay=kaf.Normalized(0.1, batch_size=8, dataset_size=EXAMPLES, epochs=RESTARTS),
     ),
+    "a given lr_0": lambda: kaf.AdamW(RESTARTS, initial_learning_rate=0.1, weight_decay=DECAY),
     "Keras's decay": lambda: kaf.AdamW(0.05, weight_decay=0.1),
     "L2, EMA, accumulation": lambda: kaf.Adam(
         0.05, weight_decay=kaf.L2(0.1), use_ema=True, gradient_accumulation_steps=3
@@ -129,7 +130,7 @@ def of_lane(lane, optimizer):
     if isinstance(optimizer.weight_decay, kaf.weight_decay.WeightDecay):
         form = optimizer.weight_decay.with_rate(values["weight_decay"])
         values["weight_decay"] = keras.saving.serialize_keras_object(form)
-    return {**values, "initial_learning_rate": None}
+    return {**values, "initial_learning_rate": optimizer._given_initial_learning_rate}
 
 
 def with_peak(optimizer, peak):

@@ -146,25 +146,40 @@ def test_wrong_numbers(name):
         choose(**{name: 0})
 
 
+@keras.saving.register_keras_serializable("tests")
+class OfOnesOwn(keras.optimizers.schedules.CosineDecay):
+    def __call__(self, step):
+        return keras.ops.maximum(super().__call__(step), 0.004)
+
+
 RATES = {
     "constant": lambda peak: peak,
     "cosine": lambda peak: keras.optimizers.schedules.CosineDecay(peak, 8),
     "restarts": lambda peak: kaf.CosineWarmRestarts(peak, first_cycle_steps=3),
     "warmup": lambda peak: kaf.WarmupCosine(peak, 8, warmup_steps=2),
     "with a floor": lambda peak: kaf.WarmupCosine(peak, 8, minimum_learning_rate=peak / 4),
+    "of one's own": lambda peak: OfOnesOwn(peak, 8),
     "of Keras": lambda peak: keras.optimizers.schedules.PolynomialDecay(peak, 8, peak / 4),
 }
 
 
 def scheduled(rate, peak):
-    return build_model(kaf.AdamW(RATES[rate](peak), beta_1=0.8, weight_decay=kaf.Decoupled(1e-2)))
+    optimizer = kaf.AdamW(
+        RATES[rate](peak),
+        beta_1=0.8,
+        weight_decay=kaf.Decoupled(1e-2),
+        weight_decay_exclude=["bias"],
+    )
+    model = build_model(optimizer)
+    model.optimizer.build(model.trainable_variables)  # as a hypermodel does
+    return model
 
 
 @pytest.mark.parametrize(
     "rate",
     [rate if rate == "restarts" else pytest.param(rate, marks=pytest.mark.slow) for rate in RATES],
 )
-def test_sharing_a_program_changes_no_number(rate):
+def test_sharing_a_program_changes_no_number(rate, tmp_path):
     def trained(share):
         keras.utils.set_random_seed(0)
         model = scheduled(rate, 0.01)
@@ -177,12 +192,26 @@ def test_sharing_a_program_changes_no_number(rate):
     for one, other in zip(plain.get_weights(), shared.get_weights(), strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
     assert shared.optimizer.is_tunable("beta_1") == (BACKEND == "jax")
-    if rate != "constant":  # saved as the schedule that it is
-        config = shared.optimizer.get_config()["learning_rate"]
-        again, first = keras.saving.deserialize_keras_object(config), RATES[rate](0.01)
-        assert type(again) is type(first)
+    path = tmp_path / "shared.keras"
+    shared.save(path)
+    loaded = keras.saving.load_model(path)
+    for model in (shared, loaded):
+        model.fit(*data(), BATCH, 1, 0, shuffle=False)
+    for one, other in zip(shared.get_weights(), loaded.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    if rate != "constant":
+        again, first = loaded.optimizer._learning_rate, RATES[rate](0.01)
+        again = again.as_it_is() if BACKEND == "jax" else again
+        assert again.get_config() == first.get_config() and type(again) is type(first)
         for step in (0, 1, 5, 9):
             assert float(again(step)) == pytest.approx(float(first(step)), rel=1e-6)
+
+
+def test_snapshots_of_a_model_that_shares_its_program():
+    model = strategy.share_program(scheduled("restarts", 0.01), ["learning_rate"])
+    ensemble = kaf.callbacks.SnapshotEnsemble()
+    model.fit(*data(), BATCH, 3, 0, callbacks=[ensemble])
+    assert list(ensemble.snapshots) == [1, 2]
 
 
 def test_another_kind_of_optimizer_stays():

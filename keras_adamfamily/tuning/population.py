@@ -18,11 +18,12 @@ import keras
 import numpy as np
 
 from keras_adamfamily.base import FamilyOptimizer
+from keras_adamfamily.schedules import TunablePeak
 from keras_adamfamily.tuning.program import Program, variables_of
 from keras_adamfamily.tuning.stopping import Stopping, check_early_stopping
-from keras_adamfamily.tuning.variables import SCHEDULE, VariablePeak, with_variables
+from keras_adamfamily.tuning.variables import give, with_variables
 from keras_adamfamily.tuning.xla import need_jax, use_all_cores, without_collector
-from keras_adamfamily.validation import check_choice, check_integer
+from keras_adamfamily.validation import NON_NEGATIVE, check_choice, check_float, check_integer
 
 if keras.backend.backend() == "jax":
     import jax
@@ -330,26 +331,28 @@ class Population:
         """Gives the model a copy of its optimizer in which the hyperparameters are variables."""
         given = model.optimizer
         rate, peak = given._learning_rate, given._given("initial_learning_rate")
-        known = isinstance(rate, SCHEDULE) and peak is not None
-        if not (known or isinstance(rate, keras.Variable)):
+        is_schedule = isinstance(rate, keras.optimizers.schedules.LearningRateSchedule)
+        if not (isinstance(rate, keras.Variable) or is_schedule and peak is not None):
             raise ValueError(
                 "The learning rate of the model's optimizer must be a float, or a schedule whose "
                 f"peak is known as `initial_learning_rate`. Received: learning_rate={rate!r}"
             )
         with self._naming(given):
-            model.optimizer = with_variables(given, self._names)
+            give(model, with_variables(given, self._names))
 
     def _set_hyperparameters(self, values) -> None:
         """Writes the lanes' values into their states."""
         optimizer, values = self._program.model.optimizer, dict(values)
         if "learning_rate" in values and optimizer.is_tunable("initial_learning_rate"):
             values.setdefault("initial_learning_rate", values["learning_rate"])
-        if isinstance(optimizer._learning_rate, VariablePeak):
-            values.pop("learning_rate")
+        is_peak = isinstance(optimizer._learning_rate, TunablePeak)
         for name, of_lanes in values.items():
             with self._naming(optimizer):
                 for value in (of_lanes.min(), of_lanes.max()):  # accepted are intervals
-                    setattr(optimizer, name, float(value))
+                    if name == "learning_rate" and is_peak:
+                        check_float(name, float(value), NON_NEGATIVE)
+                    else:
+                        setattr(optimizer, name, float(value))
             self._state[-1][self._program.place[name]][:] = of_lanes
 
     @contextlib.contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_adamfamily.schedules import TunablePeak
 from keras_adamfamily.tuning.convolutions import with_fast_convolutions
 from keras_adamfamily.tuning.xla import return_memory, without_collector
 
@@ -52,8 +53,10 @@ class Program:
         optimizer = model.optimizer
         index = {id(variable): i for i, variable in enumerate(optimizer.variables)}
         self.place = {name: index[id(v)] for name, v in optimizer._tunables.items()}
-        if isinstance(optimizer._learning_rate, keras.Variable):
-            self.place["learning_rate"] = index[id(optimizer._learning_rate)]
+        rate = optimizer._learning_rate
+        rate = rate.peak_now if isinstance(rate, TunablePeak) else rate
+        if id(rate) in index:
+            self.place["learning_rate"] = index[id(rate)]
         model.reset_metrics()
         self._no_metrics = [np.asarray(v.value) for v in model.metrics_variables]
         self._fit_step = model.train_step

@@ -263,7 +263,7 @@ def without_old_objects() -> Iterator[None]:
     Each trial by `fit` needs a collection, so that there are never two models. With Keras and a
     backend loaded one takes 0.1 to 0.4 s, nearly all of it for the libraries' own objects.
     """
-    if gc.get_freeze_count():  # as the program around has it
+    if gc.get_freeze_count() > 10_000:  # as the program around has it; Python has a few hundred
         yield
         return
     gc.collect()
