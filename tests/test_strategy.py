@@ -14,7 +14,7 @@ from keras_adamfamily.tuning import strategy
 from keras_adamfamily.tuning.data import Data
 from keras_adamfamily.tuning.population import Population
 from keras_adamfamily.tuning.program import variables_of
-from tests.steps import BACKEND
+from tests.steps import BACKEND, to_numpy
 from tests.test_population import BATCH, LANES, SEEDS, assert_same, build_model, data, lanes
 
 on_jax = pytest.mark.skipif(BACKEND != "jax", reason="a population needs JAX")
@@ -195,10 +195,9 @@ def test_sharing_a_program_changes_no_number(rate, tmp_path):
     path = tmp_path / "shared.keras"
     shared.save(path)
     loaded = keras.saving.load_model(path)
-    for model in (shared, loaded):
-        model.fit(*data(), BATCH, 1, 0, shuffle=False)
-    for one, other in zip(shared.get_weights(), loaded.get_weights(), strict=True):
-        np.testing.assert_array_equal(one, other)
+    for one, other in zip(shared.optimizer.variables, loaded.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(to_numpy(one), to_numpy(other))
+    assert float(loaded.optimizer.learning_rate) == float(shared.optimizer.learning_rate)
     if rate != "constant":
         again, first = loaded.optimizer._learning_rate, RATES[rate](0.01)
         again = again.as_it_is() if BACKEND == "jax" else again
