@@ -29,7 +29,7 @@ LENGTH = {"dataset_size": 64, "epochs": 2, "batch_size": 16}
 
 
 def build_model(hp=None):
-    units = hp.Int("units", 2, 8) if hp else 4
+    units = hp.Int("units", 4, 8, step=4) if hp else 4
     model = keras.Sequential(
         [keras.Input((3,)), keras.layers.Dense(units, "relu"), keras.layers.Dense(3)]
     )

@@ -143,7 +143,8 @@ def test_a_model_with_hyperparameters_of_its_own(tmp_path):
         model.compile(loss=loss, metrics=["accuracy"])
         return model
 
-    study = tune(tmp_path, build, max_trials=8, epochs=1, finalist_seeds=1)
+    settings = {"optimizers": ["AdamW"], "max_trials": 6, "epochs": 1, "finalist_seeds": 1}
+    study = tune(tmp_path, build, **settings)
     assert {t.hyperparameters["units"] for t in study.trials} == {2, 4}
     assert "units" in (tmp_path / "leaderboard.csv").read_text().splitlines()[0]
 

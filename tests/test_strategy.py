@@ -243,10 +243,15 @@ def test_trials_with_other_values_have_the_same_program(rate):
     "layer",
     [
         lambda layers: layers.Conv2D(3, 3, padding="same"),
-        lambda layers: layers.Conv2D(3, 3, strides=2),
         lambda layers: layers.Conv2D(4, 3, dilation_rate=2, groups=2),
-        lambda layers: layers.DepthwiseConv2D(3),
-        lambda layers: layers.Conv2DTranspose(3, 2, strides=2),
+        *(
+            pytest.param(layer, marks=pytest.mark.slow)
+            for layer in (
+                lambda layers: layers.Conv2D(3, 3, strides=2),
+                lambda layers: layers.DepthwiseConv2D(3),
+                lambda layers: layers.Conv2DTranspose(3, 2, strides=2),
+            )
+        ),
     ],
 )
 def test_convolutions_in_the_fast_layout_compute_the_same(layer):

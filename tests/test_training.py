@@ -61,7 +61,9 @@ def test_keras_does_not_move_bfloat16_weights(name):
     assert np.array_equal(to_numpy(variable), np.ones(3))
 
 
-@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize(
+    "policy", [pytest.param("mixed_bfloat16", marks=pytest.mark.slow), "mixed_float16"]
+)
 def test_mixed_precision_trains(policy):
     accuracy, model = train(kaf.AdamW(1e-2, weight_decay=kaf.Decoupled(1e-4)), policy, epochs=2)
     assert accuracy > 0.9

@@ -1,0 +1,152 @@
+"""Rules as C loops at the size of `resnet50`: what arithmetic costs on top of the bytes that move.
+
+    OMP_NUM_THREADS=2 python -m benchmarks.walls
+
+Each loop is compiled with `-O3 -march=native -ffast-math` and OpenMP, and takes turns with the
+floor of `benchmarks.floor` for the same bytes. What a loop written for one rule alone does not
+reach, a library's compiler will not. Needs a C compiler.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.floor import mover
+
+SIZE = 25_600_000
+
+SOURCE = """
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+static inline uint32_t bits(float x) { uint32_t b; memcpy(&b, &x, 4); return b; }
+static inline float number(uint32_t b) { float x; memcpy(&x, &b, 4); return x; }
+static inline float wide(uint16_t x) { return number((uint32_t)x << 16); }
+static inline uint32_t hashed(uint32_t x) {
+  x = ((x >> 16) ^ x) * 0x45D9F3Bu;
+  x = ((x >> 16) ^ x) * 0x45D9F3Bu;
+  return (x >> 16) ^ x;
+}
+static inline uint16_t narrow(float x, float key, uint32_t salt) {
+  return (bits(x) + (hashed(bits(x) ^ hashed(bits(key) ^ salt)) & 0xFFFF)) >> 16;
+}
+#define LOOP _Pragma("omp parallel for simd schedule(dynamic, 65536)") \\
+  for (ptrdiff_t i = 0; i < n; i++)
+
+void adamw(float *restrict p, const float *restrict g, float *restrict m, float *restrict v,
+           ptrdiff_t n) {
+  LOOP {
+    m[i] += 0.1f * (g[i] - m[i]);
+    v[i] += 0.001f * (g[i] * g[i] - v[i]);
+    p[i] -= 1e-5f * p[i] + 1e-3f * m[i] / (sqrtf(v[i]) + 1e-8f);
+  }
+}
+
+void clipped(float *restrict p, const float *restrict g, float *restrict m, float *restrict v,
+             ptrdiff_t n) {
+  float square = 0;
+  _Pragma("omp parallel for simd reduction(+:square)")
+  for (ptrdiff_t i = 0; i < n; i++) square += g[i] * g[i];
+  float factor = 1.0f / fmaxf(sqrtf(square), 1.0f);
+  LOOP {
+    float clipped = factor * g[i];
+    m[i] += 0.1f * (clipped - m[i]);
+    v[i] += 0.001f * (clipped * clipped - v[i]);
+    p[i] -= 1e-5f * p[i] + 1e-3f * m[i] / (sqrtf(v[i]) + 1e-8f);
+  }
+}
+
+void sgdw(float *restrict p, const float *restrict g, float *restrict m, float *restrict v,
+          ptrdiff_t n) {
+  LOOP {
+    m[i] = 0.9f * m[i] - 1e-2f * g[i];
+    p[i] += m[i] - 1e-5f * p[i];
+  }
+}
+
+void adadelta(float *restrict p, const float *restrict g, float *restrict m, float *restrict v,
+              ptrdiff_t n) {
+  LOOP {
+    m[i] = 0.95f * m[i] + 0.05f * g[i] * g[i];
+    float step = g[i] * sqrtf(v[i] + 1e-6f) / sqrtf(m[i] + 1e-6f);
+    v[i] = 0.95f * v[i] + 0.05f * step * step;
+    p[i] -= step;
+  }
+}
+
+void bfloat16(float *restrict p, const float *restrict g, uint16_t *restrict m,
+              uint16_t *restrict v, ptrdiff_t n) {
+  LOOP {
+    float momentum = wide(m[i]), velocity = wide(v[i]);
+    momentum += 0.1f * (g[i] - momentum);
+    velocity += 0.001f * (g[i] * g[i] - velocity);
+    m[i] = narrow(momentum, p[i], 7u);
+    v[i] = narrow(velocity, p[i], 8u);
+    p[i] -= 1e-5f * p[i] + 1e-3f * momentum / (sqrtf(velocity) + 1e-8f);
+  }
+}
+"""
+
+#: What is measured: the function, and the streams of 4 bytes that it reads and writes.
+RULES = {
+    "AdamW": ("adamw", 4, 3),
+    "AdamW, clipped": ("clipped", 5, 3),
+    "SGDW": ("sgdw", 3, 2),
+    "Adadelta": ("adadelta", 4, 3),
+    "AdamW, state in bfloat16": ("bfloat16", 3, 2),
+}
+
+
+def library() -> ctypes.CDLL:
+    """The loops; raises `RuntimeError` where there is no compiler."""
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        raise RuntimeError("`benchmarks.walls` needs a C compiler, such as gcc")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "walls"
+        path.with_suffix(".c").write_text(SOURCE)
+        flags = ["-O3", "-march=native", "-ffast-math", "-fopenmp", "-shared", "-fPIC"]
+        files = [str(path.with_suffix(".c")), "-o", str(path.with_suffix(".so"))]
+        subprocess.run([compiler, *flags, *files, "-lm"], check=True)
+        return ctypes.CDLL(str(path.with_suffix(".so")))
+
+
+def measure(loop, reads: int, writes: int, rounds: int = 15) -> list[float]:
+    """Times of the loop in units of the floor, one for each round."""
+    random = np.random.default_rng(0)
+    arrays = [random.random(SIZE + 4096 * k, "float32")[:SIZE] for k in range(4)]
+    pointers = [array.ctypes.data_as(ctypes.c_void_p) for array in arrays]
+    floor, _ = mover(SIZE, reads, writes)
+
+    def seconds(run):
+        start = time.perf_counter()
+        run()
+        return time.perf_counter() - start
+
+    def step():
+        loop(*pointers, ctypes.c_ssize_t(SIZE))
+
+    step(), floor()
+    return [seconds(step) / seconds(floor) for _ in range(rounds)]
+
+
+def main() -> None:
+    loops = library()
+    print(f"{'':26}x floor  quartiles")
+    for name, (function, reads, writes) in RULES.items():
+        low, middle, high = statistics.quantiles(measure(loops[function], reads, writes), n=4)
+        print(f"{name:26}{middle:7.2f}  {low:.2f} to {high:.2f}")
+
+
+if __name__ == "__main__":
+    main()
