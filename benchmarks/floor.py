@@ -30,24 +30,30 @@ void move(float **x, ptrdiff_t n) {{
 @functools.cache
 def _c_loop(reads, writes):
     """The compiled loop, or None without a compiler."""
-    compiler = shutil.which("gcc") or shutil.which("cc")
-    if compiler is None:
-        return None
     terms = " + ".join(f"x{k}[i]" for k in range(reads))
     source = SOURCE.format(
         pointers="\n  ".join(f"float *restrict x{k} = x[{k}];" for k in range(reads)),
         mean=f"({terms}) * {1 / reads!r}f",
         stores="\n    ".join(f"x{k}[i] = mean;" for k in range(writes)),
     )
+    library = compiled(source)
+    return library and library.move
+
+
+def compiled(source):
+    """C code as a library, with OpenMP where there is it, or None without a compiler."""
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        return None
     flags = ["-O3", "-march=native", "-ffast-math", "-shared", "-fPIC"]
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "move")
         with open(f"{path}.c", "w") as file:
             file.write(source)
         for openmp in (["-fopenmp"], []):
-            command = [compiler, *flags, *openmp, f"{path}.c", "-o", f"{path}.so"]
+            command = [compiler, *flags, *openmp, f"{path}.c", "-o", f"{path}.so", "-lm"]
             if subprocess.run(command, capture_output=True).returncode == 0:
-                return ctypes.CDLL(f"{path}.so").move
+                return ctypes.CDLL(f"{path}.so")
     return None
 
 

@@ -2,24 +2,20 @@
 
     OMP_NUM_THREADS=2 python -m benchmarks.walls
 
-Each loop is compiled with `-O3 -march=native -ffast-math` and OpenMP, and takes turns with the
-floor of `benchmarks.floor` for the same bytes. What a loop written for one rule alone does not
+Each loop is compiled as the floor of `benchmarks.floor` is, and takes turns with it for the same
+bytes. What a loop written for one rule alone does not
 reach, a library's compiler will not. Needs a C compiler.
 """
 
 from __future__ import annotations
 
 import ctypes
-import shutil
 import statistics
-import subprocess
-import tempfile
 import time
-from pathlib import Path
 
 import numpy as np
 
-from benchmarks.floor import mover
+from benchmarks.floor import compiled, mover
 
 SIZE = 25_600_000
 
@@ -107,20 +103,6 @@ RULES = {
 }
 
 
-def library() -> ctypes.CDLL:
-    """The loops; raises `RuntimeError` where there is no compiler."""
-    compiler = shutil.which("gcc") or shutil.which("cc")
-    if compiler is None:
-        raise RuntimeError("`benchmarks.walls` needs a C compiler, such as gcc")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "walls"
-        path.with_suffix(".c").write_text(SOURCE)
-        flags = ["-O3", "-march=native", "-ffast-math", "-fopenmp", "-shared", "-fPIC"]
-        files = [str(path.with_suffix(".c")), "-o", str(path.with_suffix(".so"))]
-        subprocess.run([compiler, *flags, *files, "-lm"], check=True)
-        return ctypes.CDLL(str(path.with_suffix(".so")))
-
-
 def measure(loop, reads: int, writes: int, rounds: int = 15) -> list[float]:
     """Times of the loop in units of the floor, one for each round."""
     random = np.random.default_rng(0)
@@ -141,7 +123,9 @@ def measure(loop, reads: int, writes: int, rounds: int = 15) -> list[float]:
 
 
 def main() -> None:
-    loops = library()
+    loops = compiled(SOURCE)
+    if loops is None:
+        raise SystemExit("`benchmarks.walls` needs a C compiler, such as gcc")
     print(f"{'':26}x floor  quartiles")
     for name, (function, reads, writes) in RULES.items():
         low, middle, high = statistics.quantiles(measure(loops[function], reads, writes), n=4)

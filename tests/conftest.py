@@ -28,14 +28,17 @@ if BACKEND == "tensorflow":
     )
 
 
-#: Modules whose subject knows no backend but for `fit`, and the tests (the beginnings of their
-#: names) that show on each that it works there.
+#: Modules whose subject knows no backend but for `fit`, or follows from the equality with the
+#: twins, and the tests (the beginnings of their names) that show on each that it works there. A
+#: single test of that kind is marked `once`.
 ONCE = {
     "test_leaderboard": (),
     "test_oracle": (),
     "test_report": (),
+    "test_scale_invariance": (),
     "test_search": (),
     "test_sharing": (),
+    "test_step_size": (),
     "test_studies": (),
     "test_weights": (),
     "test_readme": (),

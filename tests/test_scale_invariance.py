@@ -20,10 +20,6 @@ SCALE_DEPENDENT = {
 #: SWATS's tolerance is an absolute one: without it, it stays in its phase of Adam.
 SETTINGS = {"SWATS": {"tolerance": 0.0}, "NDAdam": {"vectors": {"w0": 0}}}
 
-pytestmark = (
-    pytest.mark.once
-)  # it follows from the equality with the twins, which is tested on each
-
 
 def path(name, scale, **arguments):
     optimizer_class = registry.find(name).cls

@@ -16,7 +16,7 @@ import keras_adamfamily as kaf
 from tests.helpers import quick
 from tests.steps import trajectory
 
-pytestmark = [pytest.mark.usefixtures("x64"), pytest.mark.once]
+pytestmark = pytest.mark.usefixtures("x64")
 
 OPTIMIZERS = {"Adam": kaf.Adam, "Adamax": kaf.Adamax}
 

@@ -42,7 +42,8 @@ def with_variables(
         rate = rate.as_it_is()
     if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
         peak = peak_of(rate) or optimizer._given("initial_learning_rate")
-        if "learning_rate" in names and peak is not None:
+        is_new = not isinstance(rate, TunablePeak)
+        if "learning_rate" in names and is_new and peak is not None:
             rate = TunablePeak(rate, peak)
         changes.setdefault("learning_rate", rate)
     if "learning_rate" in names and not optimizer._given_initial_learning_rate:
