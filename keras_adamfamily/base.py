@@ -594,22 +594,24 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
                 new, *inputs = in_turn(new, value.scalar, *value.inputs)
                 state[name] = value.function(*inputs)
         if c.salt is not None:
-            state = self._rounded(state, new, w, s, c, in_turn)
+            state = self._rounded(state, new, g, s, c, in_turn)
         inputs = [w, *vars(s).values()]
         state = {k: ops.copy(x) if any(x is i for i in inputs) else x for k, x in state.items()}
         return new, state
 
-    def _rounded(self, state, new, w, s, c, in_turn) -> dict:
+    def _rounded(self, state, new, g, s, c, in_turn) -> dict:
         """New state as bfloat16 holds it, if of the variable's shape; one after the other."""
-        key, salt = (w, c.salt) if backends.is_sparse(new) else in_turn(new, c.salt)
+        g, salt = backends.densify(g) if backends.is_sparse(g) else g, c.salt
+        if not backends.is_sparse(new):
+            _, salt, g = in_turn(new, salt, g)
         for name in self.sums:
             state[name], salt = in_turn(state[name], salt)
         rounded = {}
         for name, value in state.items():
             if isinstance(value, Added):
                 value = getattr(s, name) + backends.densify(value.increment)
-            if value.shape and name in self.slots and tuple(value.shape) == tuple(w.shape):
-                value = round_to_bfloat16(value, key, salt + list(self.slots).index(name))
+            if value.shape and name in self.slots and tuple(value.shape) == tuple(g.shape):
+                value = round_to_bfloat16(value, g, salt + list(self.slots).index(name))
                 value, salt = in_turn(ops.cast(value, "bfloat16"), salt)
             rounded[name] = value
         return rounded

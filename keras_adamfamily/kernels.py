@@ -5,8 +5,8 @@ them moves many times the bytes that it needs. A step takes the first of these w
 
 1. PyTorch's own fused kernels, for exactly the forms that they compute: Adam, AdamW and AMSGrad,
    SGD, Adagrad. One call for all variables, and nothing to compile.
-2. The rule compiled by `torch.compile`, for models of `COMPILE_FROM` parameters and more. That
-   takes seconds at the first step, for one variable as for hundreds.
+2. The rule compiled by TorchInductor, for models of `COMPILE_FROM` parameters and more. That takes
+   seconds at the first step, for one variable as for hundreds.
 3. The rule op by op, on pieces that stay in the processor's cache.
 
 A rule marked `elementwise` runs on flat tensors: small variables are joined into one, so that
@@ -25,15 +25,12 @@ import warnings
 import numpy as np
 import torch
 from keras.src.backend.common.stateless_scope import in_stateless_scope
-from torch.fx.experimental import _config as symbolic
 
 from keras_adamfamily import numerics
 from keras_adamfamily.backends import COMPILE_FROM
 
 #: Elements up to which a variable is joined with others, and of a piece that fits the cache.
 SMALL, PIECE = 2**16, 2**18
-#: Parts that one call of a compiled program updates: a call takes as long as 100,000 elements.
-TOGETHER = 8
 #: Elements of a piece for a fused kernel, which runs on all threads and so is costly to start.
 CUT = 2**20
 
@@ -53,11 +50,23 @@ def clip(grads, clipnorm, clipvalue, global_clipnorm) -> list:
 
 def clipping_factors(grads, clipnorm, global_clipnorm, scale=1.0) -> list:
     """What to multiply each by, to clip `scale` times it as Keras does: scalars, None for 1."""
-    norms = scale * torch.stack(torch._foreach_norm(grads))
+    norms = scale * torch.stack(_norms(grads))
     factors = scale * numerics.clipping_factors(norms, clipnorm, global_clipnorm)
     if factors.device.type != "cpu":  # where looking at them would wait for the device
         return list(torch.unbind_copy(factors))
     return [None if f == 1.0 else f for f in factors.tolist()]
+
+
+def _norms(grads) -> list:
+    """The norm of each. On a CPU PyTorch sums the squares of a large one on one thread, but takes
+    its inner product with itself on all, and that is more exact too."""
+    small = [g for g in grads if not _is_large(g)]
+    norms = iter(())
+    if small:
+        with _threads_for(small[0]):
+            norms = iter(torch._foreach_norm(small))
+    flat = (g.reshape(-1) if _is_large(g) else None for g in grads)
+    return [next(norms) if x is None else torch.dot(x, x).sqrt() for x in flat]
 
 
 class Kernels:
@@ -67,7 +76,7 @@ class Kernels:
         self.optimizer = optimizer
         self.fused = _fused_kernel(optimizer)
         size = sum(math.prod(v.shape) for v in optimizer._trainable_variables)
-        self.program = _program(optimizer) if size >= COMPILE_FROM else None
+        self.programs = {} if size >= COMPILE_FROM else None
         self._grouped = functools.cache(self._group)
 
     def step(self, grads, indices, contexts, factors=None) -> list[list]:
@@ -87,20 +96,30 @@ class Kernels:
             states = [o._states[indices[i]] for i in positions]
             weights = [_contiguous(o._trainable_variables[indices[i]]._value) for i in positions]
             state = {name: [s[name]._value for s in states] for name in states[0]}
-            if self.fused and _fits(weights):
+            if self.fused and _fits(weights) and not self._takes_passes(gs, fs, c, fraction):
                 parts = _parts(gs, fs, weights, state)
                 if all(self._fused(*part, c, fraction) for part in parts):
                     continue
-            if c.decay is not None and self.program:  # one program for all that it may be
+            if c.decay is not None and self.programs is not None:  # one for what decays or not
                 fraction = torch.as_tensor(c.decay if decays else 0.0, dtype=gs[0].dtype)
-            columns = [gs, weights, *state.values()]
-            for batch in _batches(units, columns, TOGETHER if flat and self.program else 1):
-                parts = [_joined([x[unit] for x in columns], fs[unit], flat) for unit in batch]
-                traits = o._traits[indices[positions[batch[0].start]]]
-                sums += self._run(parts, flat, tuple(state), traits, c, fraction)
-                for unit, (tensors, _) in zip(batch, parts, strict=True):
-                    _hand_back(tensors[1:], [x[unit] for x in columns[1:]])
+            for unit in units:
+                columns = [column[unit] for column in (gs, weights, *state.values())]
+                tensors, factor = _joined(columns, fs[unit], flat)
+                traits = o._traits[indices[positions[unit.start]]]
+                sums += self._run(tensors, factor, flat, tuple(state), traits, c, fraction)
+                _hand_back(tensors[1], columns[1])
         return sums
+
+    def _takes_passes(self, grads, factors, c, fraction) -> bool:
+        """Whether a program needs one pass where the fused kernel has others beside its own.
+
+        On a GPU such a pass costs less than to call a program for each large variable.
+        """
+        if self.programs is None or grads[0].device.type != "cpu":
+            return False
+        decays_apart = fraction is not None and not c.decays_gradient
+        is_scaled = any(f is not None and _is_large(g) for g, f in zip(grads, factors, strict=True))
+        return is_scaled or (decays_apart and self.fused is not _fused_adam)
 
     def _fused(self, grads, weights, *rest) -> bool:
         with _threads_for(weights[0]):
@@ -135,82 +154,124 @@ class Kernels:
         o = self.optimizer
         return math.prod(o._trainable_variables[index].shape) if o._is_flat(index) else math.inf
 
-    def _run(self, parts, flat, names, traits, c, fraction) -> list[list]:
-        """Updates parts, flat ones or a variable, by the program or op by op."""
+    def _run(self, tensors, factor, flat, names, traits, c, fraction) -> list[list]:
+        """Updates what is joined, or a variable, by a program or op by op; returns its sums."""
         # Whether it decays is in `fraction`: as a trait it would make two programs of one.
         known = {name: value for name, value in traits.items() if name != "decays"}
-        rest = (self.optimizer, names, known, c, fraction)
-        if self.program and sum(tensors[0].numel() for tensors, _ in parts) > SMALL:
-            whole = _filled(parts, TOGETHER) if flat else parts
-            scales = [factor for _, factor in whole]
-            o = self.optimizer
-            if o.clipnorm or o.global_clipnorm or o.gradient_accumulation_steps:  # one program
-                scales = [_scalar_like(factor, whole[0][0][0]) for factor in scales]
+        if self.programs is not None:
             try:
-                with symbolic.patch(use_duck_shape=False):  # sizes that are equal by chance
-                    sums = self.program([tensors for tensors, _ in whole], scales, *rest)
-                return sums[: len(parts)]
-            except Exception as error:  # of TorchDynamo, of TorchInductor, of the C compiler
-                self.program = None
+                with _threads_for(tensors[0]):
+                    return [self._run_program(tensors, factor, names, known, c, fraction)]
+            except Exception as error:  # of TorchInductor, of the C compiler
+                self.programs = None
                 _tell(f"{error!r:.300}")
-        sums = []
-        for tensors, factor in parts:
-            pieces = [tensors]
-            if flat and tensors[0].device.type == "cpu":
-                size = PIECE if tensors[0].numel() > PIECE else SMALL
-                pieces = zip(*(x.split(size) for x in tensors), strict=True)
-            for piece in pieces:
-                with _threads_for(piece[0]):
-                    sums.append(_update(piece, factor, *rest))
+        pieces, sums = [tensors], []
+        if flat and tensors[0].device.type == "cpu":
+            size = PIECE if tensors[0].numel() > PIECE else SMALL
+            pieces = zip(*(x.split(size) for x in tensors), strict=True)
+        for piece in pieces:
+            with _threads_for(piece[0]):
+                sums.append(self._update(piece, factor, names, known, c, fraction))
         return sums
+
+    def _run_program(self, tensors, factor, names, known, c, fraction) -> list:
+        """`_update` by a program for all that differs in sizes and in the values of scalars."""
+        o = self.optimizer
+        if o.clipnorm or o.global_clipnorm or o.gradient_accumulation_steps:  # one for what is not
+            factor = _scalar_like(factor, tensors[0])
+        given = {**vars(c), " factor": factor, " fraction": fraction}
+        scalars = {name: x for name, x in given.items() if isinstance(x, torch.Tensor)}
+        constants = {name: x for name, x in given.items() if name not in scalars}
+        inputs = [*tensors, *scalars.values()]
+        kinds = tensors[0].device, *_pattern(tensors), *(x.dtype for x in inputs)
+        key = *kinds, *scalars, *names, repr(constants), repr(known)
+        if key not in self.programs:
+
+            def update(*inputs):
+                given = constants | dict(zip(scalars, inputs[len(tensors) :], strict=True))
+                factor, fraction = given.pop(" factor"), given.pop(" fraction")
+                c = types.SimpleNamespace(**given)
+                return self._update(inputs[: len(tensors)], factor, names, known, c, fraction)
+
+            self.programs[key] = _compiled(update, inputs)
+        return self.programs[key](*inputs)
+
+    def _update(self, tensors, factor, names, traits, c, fraction) -> list:
+        """The rule on one piece, in place, by the gradient times a factor; returns its sums."""
+        g, weights, *slots = tensors
+        state = {name: slot.to(g.dtype) for name, slot in zip(names, slots, strict=True)}
+        s = types.SimpleNamespace(**traits, **state)
+        update = self.optimizer._decayed_update
+        new, state = update(g, weights.to(g.dtype), s, c, fraction, factor)
+        for name, slot in zip(names, slots, strict=True):
+            if name in state:
+                value = state[name]
+                slot.add_(value.increment) if hasattr(value, "increment") else slot.copy_(value)
+        weights.copy_(new)
+        return [state[name] for name in self.optimizer.sums]
+
+
+def _pattern(tensors):
+    """Shapes with a number for each size but 0 and 1: a program knows which sizes are equal."""
+    numbers = {0: 0, 1: 1}
+    for x in tensors:
+        yield tuple([numbers.setdefault(n, len(numbers)) for n in x.shape])
+
+
+def _compiled(update, inputs):
+    """A function of tensors, compiled for tensors that are equal to `inputs` in kind.
+
+    `torch.compile` would do, but to call what it makes takes 0.4 ms: it looks at all that the
+    function could depend on. What that is for a rule is known here.
+    """
+    import torch._inductor  # takes two seconds
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    traced = make_fx(update, tracing_mode="symbolic")(*inputs)
+    # Without the option a part that is small at first is left to one thread ever after.
+    options = {"config_patches": {"cpp.dynamic_threads": True}}
+    return torch._inductor.standalone_compile(traced, inputs, options=options)
 
 
 def _joined(columns, factors, flat):
     """Gradients, weights and slots as one tensor each, and their factor if there is one to apply.
 
-    `data` is no view in PyTorch's books, whose base a program would be bound to.
+    The memory of slots lies in a row from then on.
     """
     if len(columns[0]) == 1:
         alone = [column[0] for column in columns]
         return [x.view(-1).data if flat else x.data for x in alone], factors[0]
-    with _threads_for(columns[0][0]):
-        columns[0] = _scaled(columns[0], factors)
-        return [torch._utils._flatten_dense_tensors(column) for column in columns], None
+    grads, weights, *slots = columns
+    with _threads_for(grads[0]):
+        both = [torch._utils._flatten_dense_tensors(x) for x in (_scaled(grads, factors), weights)]
+        return [*both, *map(_in_a_row, slots)], None
 
 
-def _hand_back(tensors, columns) -> None:
-    """Writes what was joined to where it came from."""
-    for joined, column in zip(tensors, columns, strict=True):
-        if len(column) > 1:
-            with _threads_for(column[0]):
-                torch._foreach_copy_(column, torch._utils._unflatten_dense_tensors(joined, column))
+def _in_a_row(tensors):
+    """One flat tensor, in whose memory these are from now on."""
+    storage, end, in_a_row = tensors[0].untyped_storage(), 0, True
+    for x in tensors:
+        in_a_row = in_a_row and x.data_ptr() == storage.data_ptr() + end
+        end += x.nbytes
+    if in_a_row and end == storage.nbytes():
+        return tensors[0].new_empty(0).set_(storage)
+    row = torch._utils._flatten_dense_tensors(tensors)
+    for x, part in zip(tensors, torch._utils._unflatten_dense_tensors(row, tensors), strict=True):
+        x.data = part
+    return row
+
+
+def _hand_back(joined, weights) -> None:
+    """Writes weights that were joined to where they came from."""
+    if len(weights) > 1:
+        with _threads_for(weights[0]):
+            torch._foreach_copy_(weights, torch._utils._unflatten_dense_tensors(joined, weights))
 
 
 def _scalar_like(factor, tensor):
     if isinstance(factor, torch.Tensor):
         return factor.to(tensor)
     return tensor.new_full((), 1.0 if factor is None else factor)
-
-
-def _batches(units, columns, count) -> list[list]:
-    """Up to `count` units each, of one kind for TorchDynamo: it asks whether a tensor is a view."""
-    kinds = {}
-    for unit in units:
-        alone = unit.stop - unit.start == 1
-        kind = tuple(alone and column[unit.start].storage_offset() > 0 for column in columns)
-        kinds.setdefault(kind, []).append(unit)
-    return [of[k : k + count] for of in kinds.values() for k in range(0, len(of), count)]
-
-
-def _filled(parts, count) -> list:
-    """As many parts as `count`, the last ones small and of no use."""
-    like = parts[0][0]
-    starts = [8 if x.storage_offset() else 0 for x in like]
-
-    def filling():
-        return [x.new_zeros(16)[k : k + 8].data for x, k in zip(like, starts, strict=True)]
-
-    return parts + [(filling(), None) for _ in range(count - len(parts))]
 
 
 @contextlib.contextmanager
@@ -225,6 +286,11 @@ def _threads_for(tensor):
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def _is_large(tensor) -> bool:
+    """Whether all threads are worth waking for it."""
+    return tensor.numel() > SMALL and tensor.device.type == "cpu"
 
 
 def _contiguous(weight):
@@ -246,11 +312,9 @@ def _parts(grads, factors, weights, state):
     On a CPU small variables, then large ones whose gradients stay as they are, then those that are
     scaled, in pieces whose new gradients do not leave the cache. On a GPU all at once.
     """
-    on_cpu = grads[0].device.type == "cpu"
     together, large, cut = [], [], []
     for k, (g, factor) in enumerate(zip(grads, factors, strict=True)):
-        is_large = on_cpu and g.numel() > SMALL
-        (together if not is_large else large if factor is None else cut).append(k)
+        (together if not _is_large(g) else large if factor is None else cut).append(k)
     columns = grads, factors, weights, *state.values()
     for whole in filter(None, (together, large)):
         gs, fs, ws, *slots = ([column[k] for k in whole] for column in columns)
@@ -261,49 +325,11 @@ def _parts(grads, factors, weights, state):
             yield [g * factors[k]], [w], {n: [s] for n, s in zip(state, slots, strict=True)}
 
 
-class State:
-    """The attributes of `s`, in a class that TorchDynamo knows how to trace."""
-
-    def __init__(self, traits, names, slots):
-        for name, value in traits.items():
-            setattr(self, name, value)
-        for name, slot in zip(names, slots, strict=True):
-            setattr(self, name, slot)
-
-
-def _update(tensors, factor, optimizer, names, traits, c, fraction) -> list:
-    """The rule on one piece, in place, by the gradient times a factor; returns its sums."""
-    g, weights, *slots = tensors
-    s = State(traits, names, [slot.to(g.dtype) for slot in slots])
-    new, state = optimizer._decayed_update(g, weights.to(g.dtype), s, c, fraction, factor)
-    for name, slot in zip(names, slots, strict=True):
-        if name in state:
-            value = state[name]
-            slot.add_(value.increment) if hasattr(value, "increment") else slot.copy_(value)
-    weights.copy_(new)
-    return [state[name] for name in optimizer.sums]
-
-
-def _update_all(parts, factors, *rest) -> list[list]:
-    return [_update(part, factor, *rest) for part, factor in zip(parts, factors, strict=True)]
-
-
-def _program(optimizer):
-    """`_update` compiled for some parts at once, flat tensors of any length.
-
-    TorchDynamo keeps a limited number of programs for a code object, so each optimizer has a copy.
-    """
-    own = types.FunctionType(_update_all.__code__.replace(), globals())
-    # Without the option a part that is small at first is left to one thread ever after.
-    options = {"cpp.dynamic_threads": True}
-    return torch.compile(own, dynamic=True, fullgraph=True, options=options)
-
-
 @functools.lru_cache(1)
 def _tell(error: str) -> None:
     """Warns once."""
     warnings.warn(
-        "torch.compile failed, so weights are updated op by op, which is slower for large models. "
+        "TorchInductor failed, so weights are updated op by op, which is slower for large models. "
         "It needs a C++ compiler. KERAS_ADAMFAMILY_COMPILE_FROM=inf does without it, silently. "
         f"The error was: {error}",
         stacklevel=2,

@@ -81,7 +81,7 @@ def round_to_bfloat16(x, key, salt):
     variables are joined, cut or placed, and need no memory.
     """
     x, key = backends.view(x, "int32"), backends.view(key, "int32")
-    noise = hashed(x ^ hashed(key ^ salt)) & 0xFFFF
+    noise = hashed((x ^ salt) + key * 0x3C6EF373) & 0xFFFF
     return backends.view((x + noise) & -0x10000, "float32")
 
 

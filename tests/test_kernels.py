@@ -67,6 +67,22 @@ def plainly(monkeypatch):
 
 
 @pytest.fixture
+def programs(monkeypatch):
+    """What was compiled, and that it compiles without a warning."""
+    seen, compile_ = [], kernels._compiled
+
+    def spy(update, inputs):
+        seen.append([tuple(x.shape) for x in inputs])
+        return compile_(update, inputs)
+
+    monkeypatch.setattr(kernels, "_compiled", spy)
+    monkeypatch.setattr(kernels, "COMPILE_FROM", 0)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="TorchInductor failed")
+        yield seen
+
+
+@pytest.fixture
 def calls(monkeypatch):
     """Names of PyTorch's fused kernels that ran."""
     seen = []
@@ -276,43 +292,71 @@ class Direction(kaf.FamilyOptimizer):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*kaf.names(), "Nadam, clipped", "Direction"])
-def test_the_compiled_rule(name, plainly, monkeypatch):
+@pytest.mark.parametrize(
+    "name", [*kaf.names(), "Nadam, clipped", "AdamW, in bfloat16", "Direction"]
+)
+def test_the_compiled_rule(name, plainly, programs, monkeypatch):
     """One program, for variables of any shape, decayed or not, clipped or not, at any rate."""
     monkeypatch.setattr(kernels, "_fused_kernel", lambda optimizer: None)
-    monkeypatch.setattr(kernels, "COMPILE_FROM", 0)
-    monkeypatch.setattr(kernels, "SMALL", 8 if name != "Direction" else 0)
+    monkeypatch.setattr(kernels, "SMALL", 8)
     random = np.random.RandomState(0)
     shapes = [(2, 3), (33,), (4, 2), (5,), (60, 2)]
     start = [random.randn(*shape) for shape in shapes]
     gradients = [[random.randn(*shape) for shape in shapes] for _ in range(4)]
-    compiled = []
-    torch._dynamo.reset()
-    torch._dynamo.callback_handler.register_start_callback(compiled.append)
     cls = Direction if name == "Direction" else kaf.get(name.split(",")[0]).__class__
-    bound = {"clipnorm": 6.0} if "clipped" in name else {}
+    around = {"clipped": {"clipnorm": 6.0}, "in bfloat16": {"state_dtype": "bfloat16"}}
+    around = around.get(name.partition(", ")[2], {})
 
     def run():
+        keras.utils.set_random_seed(0)
         schedule = kaf.WarmupCosine(0.1, total_steps=4, warmup_steps=2)
         decay = {"weight_decay": kaf.Decoupled(0.01), "weight_decay_exclude": ["w1"]}
-        return trajectory(cls(schedule, **decay, **bound), start, gradients)
+        return trajectory(cls(schedule, **decay, **around), start, gradients)
 
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", message="torch.compile failed")
-        fast = run()
-    torch._dynamo.callback_handler.remove_start_callback(compiled.append)
-    assert len(compiled) == (2 if name in ("Direction", "NDAdam") else 1)  # one for each rank
-    assert largest_difference(fast, plainly(run)) < 4 * 8 * 2.0**-24 * 4
+    fast = run()
+    assert len(programs) == (2 if name in ("Direction", "NDAdam") else 1)  # one for each rank
+    # Where a last bit differs, bfloat16 may be rounded the other way: 2^-8 of a step of up to 0.1.
+    bound = 4 * 0.1 * 2.0**-8 if "bfloat16" in name else 4 * 8 * 2.0**-24 * 4
+    assert largest_difference(fast, plainly(run)) < bound
 
 
 @pytest.mark.slow
-def test_gradients_that_are_views_take_one_more_program(plainly, monkeypatch):
-    """As in the buckets of distributed training: in any order, and not one for each order."""
-    monkeypatch.setattr(kernels, "COMPILE_FROM", 0)
+def test_sizes_that_are_equal_by_chance_are_not_taken_for_the_same(plainly, programs):
+    """A program for a square matrix is none for others, and one of a single row has its own."""
+    random = np.random.RandomState(0)
+    shapes = [(4, 4), (3, 5), (6, 6), (1, 4), (5, 3), (1, 1), (4, 1)]
+    start = [random.randn(*shape) for shape in shapes]
+    gradients = [[random.randn(*shape) for shape in shapes] for _ in range(3)]
+    fast, slow = (
+        run(lambda: trajectory(Direction(0.1), start, gradients))
+        for run in (lambda function: function(), plainly)
+    )
+    assert [shapes[0] for shapes in programs] == [(4, 4), (3, 5), (1, 4), (1, 1), (4, 1)]
+    assert largest_difference(fast, slow) < 3 * 8 * 2.0**-24 * 4
+
+
+@pytest.mark.slow
+def test_a_program_for_each_constant(plainly, programs):
+    """The decay is one that may change while training goes on."""
+
+    def run():
+        random = np.random.RandomState(0)
+        (variable,) = variables_of([np.ones(20)], "float32")
+        optimizer = kaf.RMSprop(0.1, weight_decay=kaf.L2(0.1))
+        for rate in (0.1, 0.5, 0.1):
+            optimizer.weight_decay = kaf.L2(rate)
+            optimizer.apply([torch.from_numpy(random.randn(20)).float()], [variable])
+        return [variable.value.detach().numpy().copy()]
+
+    fast = run()
+    assert len(programs) == 2
+    assert largest_difference(fast, plainly(run)) < 3 * 8 * 2.0**-24 * 4
+
+
+@pytest.mark.slow
+def test_gradients_that_are_views_take_the_same_program(plainly, programs, monkeypatch):
+    """As in the buckets of distributed training."""
     monkeypatch.setattr(kernels, "SMALL", 8)
-    compiled = []
-    torch._dynamo.reset()
-    torch._dynamo.callback_handler.register_start_callback(compiled.append)
 
     def run():
         random = np.random.RandomState(0)
@@ -326,9 +370,30 @@ def test_gradients_that_are_views_take_one_more_program(plainly, monkeypatch):
         return [v.value.detach().numpy() for v in variables]
 
     fast = run()
-    torch._dynamo.callback_handler.remove_start_callback(compiled.append)
-    assert len(compiled) <= 2
+    assert len(programs) == 1
     assert largest_difference(fast, plainly(run)) < 4 * 8 * 2.0**-24 * 4
+
+
+def test_the_state_of_small_variables_stays_in_a_row(monkeypatch):
+    """Joined once, not at every step; state that was moved elsewhere is joined again."""
+    joined, join = [], torch._utils._flatten_dense_tensors
+    monkeypatch.setattr(
+        torch._utils, "_flatten_dense_tensors", lambda x: joined.append(len(x)) or join(x)
+    )
+    start, gradients = random_problem()
+    variables = variables_of(start, "float32")
+    optimizer = kaf.RMSprop(0.1)
+
+    def step():
+        joined.clear()
+        optimizer.apply([torch.from_numpy(g).float() for g in gradients[0]], variables)
+        return len(joined)
+
+    assert [step(), step()] == [3, 2]  # then the gradients and the weights alone
+    state = optimizer._states[0]["velocity"]
+    state._value.data = state._value.data.clone()
+    before = state.value.clone()
+    assert [step(), step()] == [3, 2] and not torch.equal(state.value, before)
 
 
 def test_without_a_compiler_training_goes_on_and_says_so_once(monkeypatch, plainly):
@@ -338,10 +403,10 @@ def test_without_a_compiler_training_goes_on_and_says_so_once(monkeypatch, plain
     kernels._tell.cache_clear()
     monkeypatch.setattr(kernels, "COMPILE_FROM", 0)
     monkeypatch.setattr(kernels, "SMALL", 4)
-    monkeypatch.setattr(torch, "compile", lambda *args, **kwargs: fail)
+    monkeypatch.setattr(kernels, "_compiled", fail)
     start, gradients = random_problem()
     with pytest.warns(UserWarning, match="KERAS_ADAMFAMILY_COMPILE_FROM=inf") as told:
         ours = [trajectory(kaf.RMSprop(0.1), start, gradients) for _ in range(2)]
-    assert len([w for w in told if "torch.compile failed" in str(w.message)]) == 1
+    assert len([w for w in told if "TorchInductor failed" in str(w.message)]) == 1
     plain = plainly(lambda: trajectory(kaf.RMSprop(0.1), start, gradients))
     assert largest_difference(ours, [plain, plain]) == 0.0
