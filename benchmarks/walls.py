@@ -34,7 +34,7 @@ static inline uint32_t hashed(uint32_t x) {
   return (x >> 16) ^ x;
 }
 static inline uint16_t narrow(float x, float key, uint32_t salt) {
-  return (bits(x) + (hashed(bits(x) ^ hashed(bits(key) ^ salt)) & 0xFFFF)) >> 16;
+  return (bits(x) + (hashed((bits(x) ^ salt) + bits(key) * 0x3C6EF373u) & 0xFFFF)) >> 16;
 }
 #define LOOP _Pragma("omp parallel for simd schedule(dynamic, 65536)") \\
   for (ptrdiff_t i = 0; i < n; i++)
@@ -86,8 +86,8 @@ void bfloat16(float *restrict p, const float *restrict g, uint16_t *restrict m,
     float momentum = wide(m[i]), velocity = wide(v[i]);
     momentum += 0.1f * (g[i] - momentum);
     velocity += 0.001f * (g[i] * g[i] - velocity);
-    m[i] = narrow(momentum, p[i], 7u);
-    v[i] = narrow(velocity, p[i], 8u);
+    m[i] = narrow(momentum, g[i], 7u);
+    v[i] = narrow(velocity, g[i], 8u);
     p[i] -= 1e-5f * p[i] + 1e-3f * momentum / (sqrtf(velocity) + 1e-8f);
   }
 }

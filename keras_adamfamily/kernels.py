@@ -102,11 +102,12 @@ class Kernels:
                     continue
             if c.decay is not None and self.programs is not None:  # one for what decays or not
                 fraction = torch.as_tensor(c.decay if decays else 0.0, dtype=gs[0].dtype)
+            scalars = Scalars(c, fraction)
             for unit in units:
                 columns = [column[unit] for column in (gs, weights, *state.values())]
                 tensors, factor = _joined(columns, fs[unit], flat)
                 traits = o._traits[indices[positions[unit.start]]]
-                sums += self._run(tensors, factor, flat, tuple(state), traits, c, fraction)
+                sums += self._run(tensors, factor, flat, tuple(state), traits, scalars)
                 _hand_back(tensors[1], columns[1])
         return sums
 
@@ -154,14 +155,14 @@ class Kernels:
         o = self.optimizer
         return math.prod(o._trainable_variables[index].shape) if o._is_flat(index) else math.inf
 
-    def _run(self, tensors, factor, flat, names, traits, c, fraction) -> list[list]:
+    def _run(self, tensors, factor, flat, names, traits, scalars) -> list[list]:
         """Updates what is joined, or a variable, by a program or op by op; returns its sums."""
         # Whether it decays is in `fraction`: as a trait it would make two programs of one.
         known = {name: value for name, value in traits.items() if name != "decays"}
         if self.programs is not None:
             try:
                 with _threads_for(tensors[0]):
-                    return [self._run_program(tensors, factor, names, known, c, fraction)]
+                    return [self._run_program(tensors, factor, names, known, scalars)]
             except Exception as error:  # of TorchInductor, of the C compiler
                 self.programs = None
                 _tell(f"{error!r:.300}")
@@ -171,27 +172,26 @@ class Kernels:
             pieces = zip(*(x.split(size) for x in tensors), strict=True)
         for piece in pieces:
             with _threads_for(piece[0]):
+                c, fraction = scalars.c, scalars.fraction
                 sums.append(self._update(piece, factor, names, known, c, fraction))
         return sums
 
-    def _run_program(self, tensors, factor, names, known, c, fraction) -> list:
+    def _run_program(self, tensors, factor, names, known, scalars) -> list:
         """`_update` by a program for all that differs in sizes and in the values of scalars."""
-        o = self.optimizer
+        o, values = self.optimizer, scalars.tensors
         if o.clipnorm or o.global_clipnorm or o.gradient_accumulation_steps:  # one for what is not
-            factor = _scalar_like(factor, tensors[0])
-        given = {**vars(c), " factor": factor, " fraction": fraction}
-        scalars = {name: x for name, x in given.items() if isinstance(x, torch.Tensor)}
-        constants = {name: x for name, x in given.items() if name not in scalars}
-        inputs = [*tensors, *scalars.values()]
+            values = values | {"factor": _scalar_like(factor, tensors[0])}
+        inputs = [*tensors, *values.values()]
         kinds = tensors[0].device, *_pattern(tensors), *(x.dtype for x in inputs)
-        key = *kinds, *scalars, *names, repr(constants), repr(known)
+        key = *kinds, *values, *names, scalars.constants_as_key, repr(known)
         if key not in self.programs:
 
             def update(*inputs):
-                given = constants | dict(zip(scalars, inputs[len(tensors) :], strict=True))
-                factor, fraction = given.pop(" factor"), given.pop(" fraction")
+                tensors, values_ = inputs[: len(names) + 2], inputs[len(names) + 2 :]
+                given = scalars.constants | dict(zip(values, values_, strict=True))
+                factor, fraction = given.pop("factor", None), given.pop("fraction")
                 c = types.SimpleNamespace(**given)
-                return self._update(inputs[: len(tensors)], factor, names, known, c, fraction)
+                return self._update(tensors, factor, names, known, c, fraction)
 
             self.programs[key] = _compiled(update, inputs)
         return self.programs[key](*inputs)
@@ -209,6 +209,17 @@ class Kernels:
                 slot.add_(value.increment) if hasattr(value, "increment") else slot.copy_(value)
         weights.copy_(new)
         return [state[name] for name in self.optimizer.sums]
+
+
+class Scalars:
+    """The step's scalars and its decay; in a program tensors are inputs, and others constants."""
+
+    def __init__(self, c, fraction):
+        self.c, self.fraction = c, fraction
+        given = {**vars(c), "fraction": fraction}
+        self.tensors = {name: x for name, x in given.items() if isinstance(x, torch.Tensor)}
+        self.constants = {name: x for name, x in given.items() if name not in self.tensors}
+        self.constants_as_key = repr(self.constants)
 
 
 def _pattern(tensors):
