@@ -1,6 +1,6 @@
 """Everything, in about ten minutes on a machine that does nothing else.
 
-OMP_NUM_THREADS=2 OMP_WAIT_POLICY=PASSIVE KERAS_BACKEND=jax python -m benchmarks
+OMP_NUM_THREADS=2 KERAS_BACKEND=jax python -m benchmarks
 """
 
 import argparse

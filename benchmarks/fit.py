@@ -1,6 +1,6 @@
 """Whole steps of `model.fit`, ours against Keras's, on models whose optimizer is a fair share.
 
-    OMP_NUM_THREADS=2 OMP_WAIT_POLICY=PASSIVE KERAS_BACKEND=jax python -m benchmarks.fit
+    OMP_NUM_THREADS=2 KERAS_BACKEND=jax python -m benchmarks.fit
 
 Two copies of a model train in turns, an epoch each; a figure is the median over epochs of the time
 per batch, and of the ratio ours / Keras's in the same turn. The first epoch compiles and is not

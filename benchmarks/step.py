@@ -1,6 +1,6 @@
 """One optimizer step against the memory-bandwidth floor, and against other libraries.
 
-    OMP_NUM_THREADS=2 OMP_WAIT_POLICY=PASSIVE KERAS_BACKEND=jax python -m benchmarks.step
+    OMP_NUM_THREADS=2 KERAS_BACKEND=jax python -m benchmarks.step
 
 Every contender and the floor take turns in each round, so that what else the machine does meets all
 alike; a figure is the median over rounds of the time divided by the floor's in the same round, with
