@@ -601,17 +601,19 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
 
     def _rounded(self, state, new, g, s, c, in_turn) -> dict:
         """New state as bfloat16 holds it, if of the variable's shape; one after the other."""
-        g, salt = backends.densify(g) if backends.is_sparse(g) else g, c.salt
+        key, salt = backends.densify(g) if backends.is_sparse(g) else g, c.salt
         if not backends.is_sparse(new):
-            _, salt, g = in_turn(new, salt, g)
+            new, salt, key = in_turn(new, salt, key)
+            if backends.fuses_results(new):  # it cannot round several in one loop without copies
+                key = new
         for name in self.sums:
             state[name], salt = in_turn(state[name], salt)
         rounded = {}
         for name, value in state.items():
             if isinstance(value, Added):
                 value = getattr(s, name) + backends.densify(value.increment)
-            if value.shape and name in self.slots and tuple(value.shape) == tuple(g.shape):
-                value = round_to_bfloat16(value, g, salt + list(self.slots).index(name))
+            if value.shape and name in self.slots and tuple(value.shape) == tuple(key.shape):
+                value = round_to_bfloat16(value, key, salt + list(self.slots).index(name))
                 value, salt = in_turn(ops.cast(value, "bfloat16"), salt)
             rounded[name] = value
         return rounded

@@ -30,15 +30,13 @@ if BACKEND == "tensorflow":
 
 #: Modules whose subject knows no backend but for `fit`, or follows from the equality with the
 #: twins, and the tests (the beginnings of their names) that show on each that it works there. A
-#: single test of that kind is marked `once`.
+#: single test of that kind is marked `once`, which means on JAX, or `once("torch")`.
 ONCE = {
     "test_leaderboard": (),
     "test_oracle": (),
     "test_report": (),
-    "test_scale_invariance": (),
     "test_search": (),
     "test_sharing": (),
-    "test_step_size": (),
     "test_studies": (),
     "test_weights": (),
     "test_readme": (),
@@ -64,13 +62,13 @@ ONCE = {
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """By default what is to run once runs on JAX alone, elsewhere with `-m slow`."""
+    """By default what is to run once runs on one backend alone, elsewhere with `-m slow`."""
     for item in items:
         module = item.module.__name__.rpartition(".")[2]
-        once = item.get_closest_marker("once") or (
-            module in ONCE and not item.name.startswith(ONCE[module])
-        )
-        if BACKEND != "jax" and once:
+        once = item.get_closest_marker("once")
+        if once is None and module in ONCE and not item.name.startswith(ONCE[module]):
+            once = pytest.mark.once.mark
+        if once and BACKEND not in (once.args or ("jax",)):
             item.add_marker(pytest.mark.slow)
 
 

@@ -11,6 +11,8 @@ import keras_adamfamily as kaf
 from keras_adamfamily import registry
 from tests.steps import random_problem, trajectory
 
+pytestmark = pytest.mark.once("torch")
+
 #: Those whose steps do change, and why.
 SCALE_DEPENDENT = {
     "SGD": "the step is the gradient",

@@ -16,7 +16,7 @@ import keras_adamfamily as kaf
 from tests.helpers import quick
 from tests.steps import trajectory
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = [pytest.mark.usefixtures("x64"), pytest.mark.once("torch")]
 
 OPTIMIZERS = {"Adam": kaf.Adam, "Adamax": kaf.Adamax}
 

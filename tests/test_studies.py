@@ -134,6 +134,7 @@ def test_cifar10_without_a_network_says_what_to_do(script, monkeypatch):
         script("cifar10_resnet").load_data(synthetic=False)
 
 
+@pytest.mark.once("torch")
 def test_cifar10_has_the_published_shape(script):
     model = script("cifar10_resnet").build_model()
     assert model.output_shape == (None, 10)
@@ -149,6 +150,7 @@ def test_many_processes_share_the_trials(script, tmp_path):
     assert many.shares(result).count("process") == 2
 
 
+@pytest.mark.slow
 def test_many_machines_without_a_url_says_how(script, tmp_path, monkeypatch):
     url = f"sqlite:///{tmp_path / 'shared.db'}"
     result = script("many_machines").study(url, tmp_path / "study", **ONE_EACH, **QUIET)

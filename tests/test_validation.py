@@ -294,6 +294,7 @@ def test_options_are_fixed_once_built():
 # Right values.
 
 
+@pytest.mark.once("torch")
 @each_float
 @quick
 @given(st.data())

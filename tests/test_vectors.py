@@ -47,6 +47,7 @@ def vector_of(axes, shape, index):
     return tuple(slice(None) if axis in axes else next(place) for axis in range(len(shape)))
 
 
+@pytest.mark.once("torch")
 @pytest.mark.parametrize(("make", "shape", "axes"), LAYERS)
 def test_a_vector_is_all_that_makes_one_unit(make, shape, axes):
     """Doubling a vector doubles one unit's outputs, and no others: each unit has its own."""
@@ -378,6 +379,7 @@ GRAPHS = {
 }
 
 
+@pytest.mark.once("torch")
 @pytest.mark.parametrize("name", GRAPHS)
 def test_lengths_matter_where_the_warning_says_so(name, recwarn):
     """Of each kernel alone: whether the model computes the same after its lengths were set to 1."""
