@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import numbers
 import types
 import warnings
 
@@ -91,10 +92,12 @@ class Kernels:
         for (dtype, decays, flat, _), (positions, units) in self._grouped(tuple(indices)).items():
             c = contexts[dtype]
             fraction = c.decay if decays else None
-            gs = [grads[i].contiguous() for i in positions]
+            gs = [grads[i].contiguous().resolve_neg() for i in positions]
             fs = [factors and factors[i] for i in positions]
             states = [o._states[indices[i]] for i in positions]
             weights = [_contiguous(o._trainable_variables[indices[i]]._value) for i in positions]
+            same = [g.data_ptr() == w.data_ptr() for g, w in zip(gs, weights, strict=True)]
+            gs = [g.clone() if is_same else g for g, is_same in zip(gs, same, strict=True)]
             state = {name: [s[name]._value for s in states] for name in states[0]}
             if self.fused and _fits(weights) and not self._takes_passes(gs, fs, c, fraction):
                 parts = _parts(gs, fs, weights, state)
@@ -130,10 +133,11 @@ class Kernels:
         """Variables of one kind: their positions in `indices`, and slices of these to join."""
         kinds = {}
         for position, index in enumerate(indices):
-            dtype = self.optimizer._trainable_variables[index].dtype
+            slots = self.optimizer._states[index].values()
+            dtypes = (self.optimizer._trainable_variables[index].dtype, *(s.dtype for s in slots))
             decays = self.optimizer._traits[index]["decays"]
             flat = math.isfinite(self._flat_size(index))
-            kind = (self.optimizer._compute_dtypes[index], decays, flat, dtype)
+            kind = (self.optimizer._compute_dtypes[index], decays, flat, dtypes)
             kinds.setdefault(kind, []).append(position)
         groups = {}
         for kind, positions in kinds.items():
@@ -178,13 +182,19 @@ class Kernels:
 
     def _run_program(self, tensors, factor, names, known, scalars) -> list:
         """`_update` by a program for all that differs in sizes and in the values of scalars."""
+        if scalars.others:
+            raise TypeError(
+                f"neither numbers nor tensors: {scalars.others} of the rule's `scalars`"
+            )
         o, values = self.optimizer, scalars.tensors
         if o.clipnorm or o.global_clipnorm or o.gradient_accumulation_steps:  # one for what is not
             values = values | {"factor": _scalar_like(factor, tensors[0])}
         inputs = [*tensors, *values.values()]
         kinds = tensors[0].device, *_pattern(tensors), *(x.dtype for x in inputs)
         key = *kinds, *values, *names, scalars.constants_as_key, repr(known)
-        if key not in self.programs:
+        for_shapes = *key, *(x.shape for x in tensors)
+        program = self.programs.get(key) or self.programs.get(for_shapes)
+        if program is None:
 
             def update(*inputs):
                 tensors, values_ = inputs[: len(names) + 2], inputs[len(names) + 2 :]
@@ -193,8 +203,9 @@ class Kernels:
                 c = types.SimpleNamespace(**given)
                 return self._update(tensors, factor, names, known, c, fraction)
 
-            self.programs[key] = _compiled(update, inputs)
-        return self.programs[key](*inputs)
+            program, depends_on_sizes = _compiled(update, inputs, o.variables)
+            self.programs[for_shapes if depends_on_sizes else key] = program
+        return program(*inputs)
 
     def _update(self, tensors, factor, names, traits, c, fraction) -> list:
         """The rule on one piece, in place, by the gradient times a factor; returns its sums."""
@@ -220,6 +231,8 @@ class Scalars:
         self.tensors = {name: x for name, x in given.items() if isinstance(x, torch.Tensor)}
         self.constants = {name: x for name, x in given.items() if name not in self.tensors}
         self.constants_as_key = repr(self.constants)
+        plain = (numbers.Number, str, type(None))
+        self.others = [name for name, x in self.constants.items() if not isinstance(x, plain)]
 
 
 def _pattern(tensors):
@@ -229,8 +242,11 @@ def _pattern(tensors):
         yield tuple([numbers.setdefault(n, len(numbers)) for n in x.shape])
 
 
-def _compiled(update, inputs):
-    """A function of tensors, compiled for tensors that are equal to `inputs` in kind.
+def _compiled(update, inputs, variables):
+    """A function of tensors, compiled for such as are equal to `inputs` in kind.
+
+    And whether it is for these sizes alone, since a Python number or branch depends on them. It may
+    not read `variables`, whose values would be constants of the program.
 
     `torch.compile` would do, but to call what it makes takes 0.4 ms: it looks at all that the
     function could depend on. What that is for a rule is known here.
@@ -239,9 +255,16 @@ def _compiled(update, inputs):
     from torch.fx.experimental.proxy_tensor import make_fx
 
     traced = make_fx(update, tracing_mode="symbolic")(*inputs)
+    held = {variable._value.data_ptr() for variable in variables}
+    constants = (getattr(traced, x.target) for x in traced.graph.find_nodes(op="get_attr"))
+    if any(isinstance(x, torch.Tensor) and x.data_ptr() in held for x in constants):
+        raise RuntimeError("the rule reads a variable of its optimizer that it is not handed")
     # Without the option a part that is small at first is left to one thread ever after.
     options = {"config_patches": {"cpp.dynamic_threads": True}}
-    return torch._inductor.standalone_compile(traced, inputs, options=options)
+    program = torch._inductor.standalone_compile(traced, inputs, options=options)
+    given = (x.meta["val"] for x in traced.graph.find_nodes(op="placeholder"))
+    sizes = (n for x in given for n in x.shape if isinstance(n, torch.SymInt))
+    return program, any(n.node.shape_env.guards for n in sizes)
 
 
 def _joined(columns, factors, flat):

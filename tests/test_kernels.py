@@ -71,9 +71,9 @@ def programs(monkeypatch):
     """What was compiled, and that it compiles without a warning."""
     seen, compile_ = [], kernels._compiled
 
-    def spy(update, inputs):
+    def spy(update, inputs, variables):
         seen.append([tuple(x.shape) for x in inputs])
-        return compile_(update, inputs)
+        return compile_(update, inputs, variables)
 
     monkeypatch.setattr(kernels, "_compiled", spy)
     monkeypatch.setattr(kernels, "COMPILE_FROM", 0)
@@ -333,6 +333,78 @@ def test_sizes_that_are_equal_by_chance_are_not_taken_for_the_same(plainly, prog
     )
     assert [shapes[0] for shapes in programs] == [(4, 4), (3, 5), (1, 4), (1, 1), (4, 1)]
     assert largest_difference(fast, slow) < 3 * 8 * 2.0**-24 * 4
+
+
+class ByShape(Direction):
+    """As Muon's: a number that follows from the shape."""
+
+    def update(self, g, w, s, c):
+        rows, columns = g.shape
+        step, state = super().update(g, w, s, c)
+        return max(1, rows / columns) ** 0.5 * step, state
+
+
+class ByIteration(Direction):
+    """Reads a variable that it is not handed."""
+
+    def update(self, g, w, s, c):
+        step, state = super().update(g, w, s, c)
+        return step * ops.cast(self.iterations, "float32"), state
+
+
+class ByTable(Direction):
+    """Hands itself more than scalars."""
+
+    def scalars(self, c):
+        return {"table": [c.t, 2.0]}
+
+    def update(self, g, w, s, c):
+        step, state = super().update(g, w, s, c)
+        return step / c.table[0], state
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cls", [ByShape, ByIteration, ByTable])
+@pytest.mark.filterwarnings("ignore:TorchInductor failed")
+def test_what_a_rule_depends_on_is_no_constant(cls, plainly, monkeypatch):
+    """It has a program for each shape, or none."""
+    monkeypatch.setattr(kernels, "COMPILE_FROM", 0)
+    random = np.random.RandomState(0)
+    shapes = [(8, 3), (3, 8), (4, 30)]
+    start = [random.randn(*shape) for shape in shapes]
+    gradients = [[random.randn(*shape) for shape in shapes] for _ in range(4)]
+    fast = trajectory(cls(0.1), start, gradients)
+    slow = plainly(lambda: trajectory(cls(0.1), start, gradients))
+    assert largest_difference(fast, slow) < 4 * 8 * 2.0**-24 * 4
+
+
+@pytest.mark.parametrize("compile_from", [np.inf, pytest.param(0, marks=pytest.mark.slow)])
+def test_joined_state_keeps_its_type(compile_from, monkeypatch):
+    """A scalar's is float32 beside bfloat16, and is not joined with it."""
+    monkeypatch.setattr(kernels, "COMPILE_FROM", compile_from)
+    variables = variables_of([np.ones((4, 3)), 1.0, np.ones(5)], "float32")
+    optimizer = kaf.Adam(0.1, state_dtype="bfloat16")
+    for _ in range(2):
+        optimizer.apply([ops.ones_like(v) for v in variables], variables)
+    for slot in (slot for state in optimizer._states for slot in state.values()):
+        assert keras.backend.standardize_dtype(slot.value.dtype) == slot.dtype
+
+
+@pytest.mark.slow
+def test_gradients_that_are_the_weights_or_their_negative_views(plainly, programs):
+    start = [np.random.RandomState(0).randn(4, 3), np.random.RandomState(1).randn(5, 2)]
+
+    def run():
+        variables = variables_of(start, "float32")
+        optimizer = Direction(0.1)
+        for _ in range(3):
+            first, second = (v.value.data for v in variables)
+            optimizer.apply([first, torch._neg_view(second)], variables)
+        return [v.value.detach().numpy() for v in variables]
+
+    fast = run()
+    assert programs
+    assert largest_difference(fast, plainly(run)) < 3 * 8 * 2.0**-24 * 4
 
 
 @pytest.mark.slow
