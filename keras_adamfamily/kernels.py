@@ -104,7 +104,7 @@ class Kernels:
                 if all(self._fused(*part, c, fraction) for part in parts):
                     continue
             if c.decay is not None and self.programs is not None:  # one for what decays or not
-                fraction = torch.as_tensor(c.decay if decays else 0.0, dtype=gs[0].dtype)
+                fraction = torch.as_tensor(c.decay if decays else 0.0).to(gs[0])
             scalars = Scalars(c, fraction)
             for unit in units:
                 columns = [column[unit] for column in (gs, weights, *state.values())]
@@ -165,11 +165,13 @@ class Kernels:
         known = {name: value for name, value in traits.items() if name != "decays"}
         if self.programs is not None:
             try:
-                with _threads_for(tensors[0]):
-                    return [self._run_program(tensors, factor, names, known, scalars)]
+                program, inputs = self._program(tensors, factor, names, known, scalars)
             except Exception as error:  # of TorchInductor, of the C compiler
                 self.programs = None
                 _tell(f"{error!r:.300}")
+            else:
+                with _threads_for(tensors[0]):
+                    return [program(*inputs)]
         pieces, sums = [tensors], []
         if flat and tensors[0].device.type == "cpu":
             size = PIECE if tensors[0].numel() > PIECE else SMALL
@@ -180,8 +182,8 @@ class Kernels:
                 sums.append(self._update(piece, factor, names, known, c, fraction))
         return sums
 
-    def _run_program(self, tensors, factor, names, known, scalars) -> list:
-        """`_update` by a program for all that differs in sizes and in the values of scalars."""
+    def _program(self, tensors, factor, names, known, scalars):
+        """`_update` for all that differs in sizes and in the values of scalars; and its inputs."""
         if scalars.others:
             raise TypeError(
                 f"neither numbers nor tensors: {scalars.others} of the rule's `scalars`"
@@ -190,7 +192,7 @@ class Kernels:
         if o.clipnorm or o.global_clipnorm or o.gradient_accumulation_steps:  # one for what is not
             values = values | {"factor": _scalar_like(factor, tensors[0])}
         inputs = [*tensors, *values.values()]
-        kinds = tensors[0].device, *_pattern(tensors), *(x.dtype for x in inputs)
+        kinds = tensors[0].device, *_pattern(inputs), *(x.dtype for x in inputs)
         key = *kinds, *values, *names, scalars.constants_as_key, repr(known)
         for_shapes = *key, *(x.shape for x in tensors)
         program = self.programs.get(key) or self.programs.get(for_shapes)
@@ -203,9 +205,9 @@ class Kernels:
                 c = types.SimpleNamespace(**given)
                 return self._update(tensors, factor, names, known, c, fraction)
 
-            program, depends_on_sizes = _compiled(update, inputs, o.variables)
+            program, depends_on_sizes = _compiled(update, inputs)
             self.programs[for_shapes if depends_on_sizes else key] = program
-        return program(*inputs)
+        return program, inputs
 
     def _update(self, tensors, factor, names, traits, c, fraction) -> list:
         """The rule on one piece, in place, by the gradient times a factor; returns its sums."""
@@ -242,11 +244,11 @@ def _pattern(tensors):
         yield tuple([numbers.setdefault(n, len(numbers)) for n in x.shape])
 
 
-def _compiled(update, inputs, variables):
+def _compiled(update, inputs):
     """A function of tensors, compiled for such as are equal to `inputs` in kind.
 
-    And whether it is for these sizes alone, since a Python number or branch depends on them. It may
-    not read `variables`, whose values would be constants of the program.
+    And whether it is for these sizes alone, since a Python number or branch depends on them. Other
+    tensors than `inputs` it may not read: they would be constants of the program.
 
     `torch.compile` would do, but to call what it makes takes 0.4 ms: it looks at all that the
     function could depend on. What that is for a rule is known here.
@@ -254,11 +256,13 @@ def _compiled(update, inputs, variables):
     import torch._inductor  # takes two seconds
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    traced = make_fx(update, tracing_mode="symbolic")(*inputs)
-    held = {variable._value.data_ptr() for variable in variables}
-    constants = (getattr(traced, x.target) for x in traced.graph.find_nodes(op="get_attr"))
-    if any(isinstance(x, torch.Tensor) and x.data_ptr() in held for x in constants):
-        raise RuntimeError("the rule reads a variable of its optimizer that it is not handed")
+    # Scalars that are one tensor now need not be one at the next step: copies are apart.
+    apart = [x if x.ndim else x.clone() for x in inputs]
+    traced = make_fx(update, tracing_mode="symbolic")(*apart)
+    literal = torch.ops.aten.lift_fresh_copy.default
+    for found in traced.graph.find_nodes(op="get_attr"):
+        if any(user.target is not literal for user in found.users):
+            raise RuntimeError("the rule reads a tensor that it is not handed")
     # Without the option a part that is small at first is left to one thread ever after.
     options = {"config_patches": {"cpp.dynamic_threads": True}}
     program = torch._inductor.standalone_compile(traced, inputs, options=options)

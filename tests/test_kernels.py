@@ -71,9 +71,9 @@ def programs(monkeypatch):
     """What was compiled, and that it compiles without a warning."""
     seen, compile_ = [], kernels._compiled
 
-    def spy(update, inputs, variables):
+    def spy(update, inputs):
         seen.append([tuple(x.shape) for x in inputs])
-        return compile_(update, inputs, variables)
+        return compile_(update, inputs)
 
     monkeypatch.setattr(kernels, "_compiled", spy)
     monkeypatch.setattr(kernels, "COMPILE_FROM", 0)
@@ -363,8 +363,19 @@ class ByTable(Direction):
         return step / c.table[0], state
 
 
+class BySameScalar(Direction):
+    """Two scalars that are one tensor at the first step."""
+
+    def scalars(self, c):
+        return {"rate": c.lr if int(c.step) == 0 else 0.1 * c.lr}
+
+    def update(self, g, w, s, c):
+        step, state = super().update(g, w, s, c)
+        return step + c.rate * g, state
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("cls", [ByShape, ByIteration, ByTable])
+@pytest.mark.parametrize("cls", [ByShape, ByIteration, ByTable, BySameScalar])
 @pytest.mark.filterwarnings("ignore:TorchInductor failed")
 def test_what_a_rule_depends_on_is_no_constant(cls, plainly, monkeypatch):
     """It has a program for each shape, or none."""
