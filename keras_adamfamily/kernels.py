@@ -96,8 +96,8 @@ class Kernels:
             fs = [factors and factors[i] for i in positions]
             states = [o._states[indices[i]] for i in positions]
             weights = [_contiguous(o._trainable_variables[indices[i]]._value) for i in positions]
-            same = [g.data_ptr() == w.data_ptr() for g, w in zip(gs, weights, strict=True)]
-            gs = [g.clone() if is_same else g for g, is_same in zip(gs, same, strict=True)]
+            pairs = zip(gs, weights, strict=True)
+            gs = [g.clone() if g.data_ptr() == w.data_ptr() else g for g, w in pairs]
             state = {name: [s[name]._value for s in states] for name in states[0]}
             if self.fused and _fits(weights) and not self._takes_passes(gs, fs, c, fraction):
                 parts = _parts(gs, fs, weights, state)
@@ -178,16 +178,12 @@ class Kernels:
             pieces = zip(*(x.split(size) for x in tensors), strict=True)
         for piece in pieces:
             with _threads_for(piece[0]):
-                c, fraction = scalars.c, scalars.fraction
-                sums.append(self._update(piece, factor, names, known, c, fraction))
+                rest = known, scalars.c, scalars.fraction
+                sums.append(self._update(piece, factor, names, *rest))
         return sums
 
     def _program(self, tensors, factor, names, known, scalars):
         """`_update` for all that differs in sizes and in the values of scalars; and its inputs."""
-        if scalars.others:
-            raise TypeError(
-                f"neither numbers nor tensors: {scalars.others} of the rule's `scalars`"
-            )
         o, values = self.optimizer, scalars.tensors
         if o.clipnorm or o.global_clipnorm or o.gradient_accumulation_steps:  # one for what is not
             values = values | {"factor": _scalar_like(factor, tensors[0])}
@@ -197,13 +193,14 @@ class Kernels:
         for_shapes = *key, *(x.shape for x in tensors)
         program = self.programs.get(key) or self.programs.get(for_shapes)
         if program is None:
+            scalars.check()
 
             def update(*inputs):
-                tensors, values_ = inputs[: len(names) + 2], inputs[len(names) + 2 :]
-                given = scalars.constants | dict(zip(values, values_, strict=True))
+                count = len(names) + 2  # of tensors, with the gradient and the weight
+                given = scalars.constants | dict(zip(values, inputs[count:], strict=True))
                 factor, fraction = given.pop("factor", None), given.pop("fraction")
                 c = types.SimpleNamespace(**given)
-                return self._update(tensors, factor, names, known, c, fraction)
+                return self._update(inputs[:count], factor, names, known, c, fraction)
 
             program, depends_on_sizes = _compiled(update, inputs)
             self.programs[for_shapes if depends_on_sizes else key] = program
@@ -233,15 +230,19 @@ class Scalars:
         self.tensors = {name: x for name, x in given.items() if isinstance(x, torch.Tensor)}
         self.constants = {name: x for name, x in given.items() if name not in self.tensors}
         self.constants_as_key = repr(self.constants)
+
+    def check(self) -> None:
+        """Raises `TypeError` for constants that are not told apart by how they are printed."""
         plain = (numbers.Number, str, type(None))
-        self.others = [name for name, x in self.constants.items() if not isinstance(x, plain)]
+        if others := [name for name, x in self.constants.items() if not isinstance(x, plain)]:
+            raise TypeError(f"neither numbers nor tensors: {others} of the rule's `scalars`")
 
 
 def _pattern(tensors):
-    """Shapes with a number for each size but 0 and 1: a program knows which sizes are equal."""
-    numbers = {0: 0, 1: 1}
+    """Shapes with a name for each size but 0 and 1: a program knows which sizes are equal."""
+    names = {0: 0, 1: 1}
     for x in tensors:
-        yield tuple([numbers.setdefault(n, len(numbers)) for n in x.shape])
+        yield tuple([names.setdefault(n, len(names)) for n in x.shape])
 
 
 def _compiled(update, inputs):

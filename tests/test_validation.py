@@ -117,7 +117,7 @@ STRANGE = [
 ]
 
 
-def refused(make, name, value, *said):
+def assert_refused(make, name, value, *said):
     """`make(**{name: value})` raises; the message has the name, the value, and what was `said`."""
     with pytest.raises((ValueError, TypeError)) as error:
         make(**{name: value})
@@ -144,9 +144,9 @@ def reals(interval):
 def test_strange_values_for_a_float(cls):
     for others, name, interval, optional in FLOATS[cls]:
         for value in STRANGE:
-            refused(partly(cls, others), name, value, str(interval))
+            assert_refused(partly(cls, others), name, value, str(interval))
         if not optional:
-            refused(partly(cls, others), name, None, str(interval))
+            assert_refused(partly(cls, others), name, None, str(interval))
 
 
 @each_float
@@ -157,7 +157,7 @@ def test_floats_out_of_range(cls, data):
         value = data.draw(st.one_of(st.floats(), st.integers()), name)
         value = -value if value in interval else value
         if value not in interval:
-            refused(partly(cls, others), name, value, str(interval))
+            assert_refused(partly(cls, others), name, value, str(interval))
 
 
 @each_integer
@@ -165,7 +165,7 @@ def test_strange_values_for_an_integer(cls):
     strange = [value for value in STRANGE if value is not HUGE]
     for others, name, minimum, optional in INTEGERS[cls]:
         for value in [*strange, 3.0, 2.5, fractions.Fraction(5, 2), *([] if optional else [None])]:
-            refused(partly(cls, others), name, value, f">= {minimum}")
+            assert_refused(partly(cls, others), name, value, f">= {minimum}")
 
 
 @each_integer
@@ -174,7 +174,7 @@ def test_strange_values_for_an_integer(cls):
 def test_integers_out_of_range(cls, data):
     for others, name, minimum, _ in INTEGERS[cls]:
         value = data.draw(st.integers(max_value=minimum - 1), name)
-        refused(partly(cls, others), name, value, f">= {minimum}")
+        assert_refused(partly(cls, others), name, value, f">= {minimum}")
 
 
 @each_choice
@@ -183,7 +183,7 @@ def test_what_is_not_a_choice(cls):
         strange = [*STRANGE, None, 0, 1, 0.0, 1.0, np.False_, *(repr(c).upper() for c in choices)]
         for value in strange:
             if not any(value is choice for choice in choices):
-                refused(cls, name, value, *(repr(choice) for choice in choices))
+                assert_refused(cls, name, value, *(repr(choice) for choice in choices))
 
 
 @pytest.mark.parametrize("cls", CLASSES)
@@ -213,11 +213,11 @@ class TestOtherArguments:
 
     def test_name(self, cls):
         for value in (3, 0.5, b"x", ["name"], object()):
-            refused(cls, "name", value)
+            assert_refused(cls, "name", value)
 
     def test_weight_decay_forms(self, cls):
         for value in (kaf.Decoupled, "Decoupled", {"rate": 0.1}, kaf.InverseSqrt(0.1)):
-            refused(cls, "weight_decay", value, "Decoupled", "Normalized", "L2")
+            assert_refused(cls, "weight_decay", value, "Decoupled", "Normalized", "L2")
 
     def test_two_ways_of_clipping(self, cls):
         with pytest.raises(ValueError, match="Only one of.*clipnorm=1.0.*global_clipnorm=2.0"):
@@ -264,7 +264,7 @@ def test_excluded_variables(value):
 @pytest.mark.parametrize("value", [kaf.InverseSqrt, float])
 def test_a_class_is_no_learning_rate(value):
     """`kaf.Adam(kaf.InverseSqrt)`: the schedule's arguments are forgotten."""
-    refused(kaf.Adam, "learning_rate", value)
+    assert_refused(kaf.Adam, "learning_rate", value)
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ def test_a_class_is_no_learning_rate(value):
 )
 def test_epochs_of_normalized_decay(value):
     make = partly(kaf.Normalized, {"rate": 0.1, **DIVISION})
-    refused(make, "epochs", value, ">= 1", "CosineWarmRestarts")
+    assert_refused(make, "epochs", value, ">= 1", "CosineWarmRestarts")
 
 
 def test_a_normalized_decay_of_more_than_everything():
