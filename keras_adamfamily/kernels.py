@@ -30,8 +30,11 @@ from keras.src.backend.common.stateless_scope import in_stateless_scope
 from keras_adamfamily import numerics
 from keras_adamfamily.backends import COMPILE_FROM
 
-#: Elements up to which a variable is joined with others, and of a piece that fits the cache.
+#: Elements up to which a variable is left to one thread, and of a piece that fits the cache.
 SMALL, PIECE = 2**16, 2**18
+#: Elements up to which a variable is joined with others: to call a program costs no more than to
+#: copy that many, to call the operations of a rule costs as much as `SMALL`.
+TINY = 2**13
 #: Elements of a piece for a fused kernel, which runs on all threads and so is costly to start.
 CUT = 2**20
 
@@ -139,14 +142,14 @@ class Kernels:
             flat = math.isfinite(self._flat_size(index))
             kind = (self.optimizer._compute_dtypes[index], decays, flat, dtypes)
             kinds.setdefault(kind, []).append(position)
-        groups = {}
+        groups, joined = {}, SMALL if self.programs is None else TINY
         for kind, positions in kinds.items():
             sizes = {p: self._flat_size(indices[p]) for p in positions}
-            positions.sort(key=lambda p: sizes[p] > SMALL)
+            positions.sort(key=lambda p: sizes[p] > joined)
             units, start, size = [], 0, 0
             for stop, p in enumerate(positions, 1):
                 size += sizes[p]
-                if size > PIECE or sizes[positions[min(stop, len(positions) - 1)]] > SMALL:
+                if size > PIECE or sizes[positions[min(stop, len(positions) - 1)]] > joined:
                     units.append(slice(start, stop))
                     start, size = stop, 0
             if start < len(positions):
@@ -186,12 +189,14 @@ class Kernels:
         """`_update` for all that differs in sizes and in the values of scalars; and its inputs."""
         o, values = self.optimizer, scalars.tensors
         if o.clipnorm or o.global_clipnorm or o.gradient_accumulation_steps:  # one for what is not
-            values = values | {"factor": _scalar_like(factor, tensors[0])}
+            values = values | {"factor": scalars.factor(factor, tensors[0])}
         inputs = [*tensors, *values.values()]
-        kinds = tensors[0].device, *_pattern(inputs), *(x.dtype for x in inputs)
-        key = *kinds, *values, *names, scalars.constants_as_key, repr(known)
-        for_shapes = *key, *(x.shape for x in tensors)
-        program = self.programs.get(key) or self.programs.get(for_shapes)
+        kinds = tensors[0].device, *_pattern(tensors), *(x.dtype for x in tensors)
+        key = *kinds, *names, scalars.key, repr(known)
+        program = self.programs.get(key)
+        if program is None:
+            for_shapes = *key, *(x.shape for x in tensors)
+            program = self.programs.get(for_shapes)
         if program is None:
             scalars.check()
 
@@ -229,7 +234,18 @@ class Scalars:
         given = {**vars(c), "fraction": fraction}
         self.tensors = {name: x for name, x in given.items() if isinstance(x, torch.Tensor)}
         self.constants = {name: x for name, x in given.items() if name not in self.tensors}
-        self.constants_as_key = repr(self.constants)
+        kinds = ((name, x.dtype, x.shape) for name, x in self.tensors.items())
+        self.key = *kinds, repr(self.constants)
+
+        self._factors = {}
+
+    def factor(self, factor, tensor) -> torch.Tensor:
+        """What a gradient is multiplied by, as a scalar of the kind of `tensor`."""
+        if isinstance(factor, torch.Tensor):
+            return factor.to(tensor)
+        if factor not in self._factors:
+            self._factors[factor] = tensor.new_full((), 1.0 if factor is None else factor)
+        return self._factors[factor]
 
     def check(self) -> None:
         """Raises `TypeError` for constants that are not told apart by how they are printed."""
@@ -278,12 +294,13 @@ def _joined(columns, factors, flat):
     The memory of slots lies in a row from then on.
     """
     if len(columns[0]) == 1:
-        alone = [column[0] for column in columns]
-        return [x.view(-1).data if flat else x.data for x in alone], factors[0]
+        return [x[0].view(-1) if flat else x[0].data for x in columns], factors[0]
     grads, weights, *slots = columns
+    factor = factors[0] if len(set(factors)) == 1 else None  # one, if of a global norm
     with _threads_for(grads[0]):
-        both = [torch._utils._flatten_dense_tensors(x) for x in (_scaled(grads, factors), weights)]
-        return [*both, *map(_in_a_row, slots)], None
+        grads = grads if factor is not None else _scaled(grads, factors)
+        both = [torch._utils._flatten_dense_tensors(x) for x in (grads, weights)]
+        return [*both, *map(_in_a_row, slots)], factor
 
 
 def _in_a_row(tensors):
@@ -305,12 +322,6 @@ def _hand_back(joined, weights) -> None:
     if len(weights) > 1:
         with _threads_for(weights[0]):
             torch._foreach_copy_(weights, torch._utils._unflatten_dense_tensors(joined, weights))
-
-
-def _scalar_like(factor, tensor):
-    if isinstance(factor, torch.Tensor):
-        return factor.to(tensor)
-    return tensor.new_full((), 1.0 if factor is None else factor)
 
 
 @contextlib.contextmanager
