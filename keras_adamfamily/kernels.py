@@ -191,7 +191,8 @@ class Kernels:
         if o.clipnorm or o.global_clipnorm or o.gradient_accumulation_steps:  # one for what is not
             values = values | {"factor": scalars.factor(factor, tensors[0])}
         inputs = [*tensors, *values.values()]
-        kinds = tensors[0].device, *_pattern(tensors), *(x.dtype for x in tensors)
+        sizes = _pattern([*tensors, *scalars.arrays])
+        kinds = tensors[0].device, *sizes, *(x.dtype for x in tensors)
         key = *kinds, *names, scalars.key, repr(known)
         program = self.programs.get(key)
         if program is None:
@@ -234,6 +235,7 @@ class Scalars:
         given = {**vars(c), "fraction": fraction}
         self.tensors = {name: x for name, x in given.items() if isinstance(x, torch.Tensor)}
         self.constants = {name: x for name, x in given.items() if name not in self.tensors}
+        self.arrays = [x for x in self.tensors.values() if x.ndim]
         kinds = ((name, x.dtype, x.shape) for name, x in self.tensors.items())
         self.key = *kinds, repr(self.constants)
 

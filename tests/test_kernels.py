@@ -293,18 +293,23 @@ class Direction(kaf.FamilyOptimizer):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", [*kaf.names(), "Nadam, clipped", "AdamW, in bfloat16", "Direction"]
+    "name",
+    [*kaf.names(), "Nadam, clipped", "RMSprop, clipped as one", "AdamW, in bfloat16", "Direction"],
 )
 def test_the_compiled_rule(name, plainly, programs, monkeypatch):
     """One program, for variables of any shape, decayed or not, clipped or not, at any rate."""
     monkeypatch.setattr(kernels, "_fused_kernel", lambda optimizer: None)
-    monkeypatch.setattr(kernels, "SMALL", 8)
+    monkeypatch.setattr(kernels, "TINY", 8)
     random = np.random.RandomState(0)
     shapes = [(2, 3), (33,), (4, 2), (5,), (60, 2)]
     start = [random.randn(*shape) for shape in shapes]
     gradients = [[random.randn(*shape) for shape in shapes] for _ in range(4)]
     cls = Direction if name == "Direction" else kaf.get(name.split(",")[0]).__class__
-    around = {"clipped": {"clipnorm": 6.0}, "in bfloat16": {"state_dtype": "bfloat16"}}
+    around = {
+        "clipped": {"clipnorm": 6.0},
+        "clipped as one": {"global_clipnorm": 6.0},
+        "in bfloat16": {"state_dtype": "bfloat16"},
+    }
     around = around.get(name.partition(", ")[2], {})
 
     def run():
@@ -374,8 +379,19 @@ class BySameScalar(Direction):
         return step + c.rate * g, state
 
 
+class ByLongerScalar(Direction):
+    """A scalar that is an array, of another length at each step."""
+
+    def scalars(self, c):
+        return {"rates": ops.ones((2 + int(c.step),)) * c.lr}
+
+    def update(self, g, w, s, c):
+        step, state = super().update(g, w, s, c)
+        return step + ops.sum(c.rates) * g, state
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("cls", [ByShape, ByIteration, ByTable, BySameScalar])
+@pytest.mark.parametrize("cls", [ByShape, ByIteration, ByTable, BySameScalar, ByLongerScalar])
 @pytest.mark.filterwarnings("ignore:TorchInductor failed")
 def test_what_a_rule_depends_on_is_no_constant(cls, plainly, monkeypatch):
     """It has a program for each shape, or none."""
@@ -457,6 +473,26 @@ def test_gradients_that_are_views_take_the_same_program(plainly, programs, monke
     assert largest_difference(fast, plainly(run)) < 4 * 8 * 2.0**-24 * 4
 
 
+@pytest.mark.parametrize(
+    "compile_from, expected", [(0, [[14], [33], [50]]), (np.inf, [[47], [50]])]
+)
+def test_what_is_cheap_to_copy_is_joined(compile_from, expected, monkeypatch):
+    """A program costs less to call than the operations of a rule."""
+    monkeypatch.setattr(kernels, "COMPILE_FROM", compile_from)
+    monkeypatch.setattr(kernels, "TINY", 8)
+    monkeypatch.setattr(kernels, "SMALL", 40)
+    seen = []
+
+    def spy(self, tensors, *rest):
+        seen.append(list(tensors[0].shape))
+        return []
+
+    monkeypatch.setattr(kernels.Kernels, "_run", spy)
+    ones = [np.ones(size) for size in (33, 6, 50, 8)]
+    trajectory(kaf.RMSprop(0.1), ones, [ones])
+    assert seen == expected
+
+
 def test_the_state_of_small_variables_stays_in_a_row(monkeypatch):
     """Joined once, not at every step; state that was moved elsewhere is joined again."""
     joined, join = [], torch._utils._flatten_dense_tensors
@@ -493,3 +529,19 @@ def test_without_a_compiler_training_goes_on_and_says_so_once(monkeypatch, plain
     assert len([w for w in told if "TorchInductor failed" in str(w.message)]) == 1
     plain = plainly(lambda: trajectory(kaf.RMSprop(0.1), start, gradients))
     assert largest_difference(ours, [plain, plain]) == 0.0
+
+
+def test_a_program_that_fails_while_it_runs_is_no_reason_to_step_again(monkeypatch):
+    """It may have changed state already, so the error is the user's to see."""
+
+    def fail(*inputs):
+        raise MemoryError("in the middle")
+
+    monkeypatch.setattr(kernels, "COMPILE_FROM", 0)
+    monkeypatch.setattr(kernels, "_compiled", lambda update, inputs: (fail, False))
+    (variable,) = variables_of([np.ones(3)], "float32")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(MemoryError, match="in the middle"):
+            kaf.RMSprop(0.1).apply([torch.ones(3)], [variable])
+    assert torch.equal(variable.value, torch.ones(3))
