@@ -29,7 +29,7 @@ from keras_adamfamily.tuning.trial import DIVERGED, FAILED, OK, PRUNED
 
 WORKER, RESULT = "worker", "result"
 DIRECTIONS = {"max": "maximize", "min": "minimize"}
-CURVE_POINTS = 10
+CURVE_POINTS = 5
 STATES = {
     OK: TrialState.COMPLETE,
     PRUNED: TrialState.PRUNED,
@@ -174,8 +174,8 @@ class Storage:
             state: `COMPLETE`, `PRUNED` or `FAIL`.
             value: The score; needed if complete.
             result: What `results` is to give, as JSON.
-            curve: The objective by epoch, for Optuna's dashboard and pruners: a few of its points
-                are stored.
+            curve: The objective by epoch. A few of its points are stored for Optuna's dashboard,
+                in as many transactions; `result` has all of it.
         """
         number = trial._trial_id
         for step in _few(len(curve)):
