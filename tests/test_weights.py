@@ -11,7 +11,7 @@ pytest.importorskip("keras_tuner")
 import keras_tuner
 
 from keras_adamfamily import tuning
-from keras_adamfamily.tuning.trial import FINAL, Asked
+from keras_adamfamily.tuning.trial import FINAL, SEARCH, Asked
 from keras_adamfamily.tuning.weights import Weights
 from tests import test_tuning
 from tests.test_tuning import SLOW_BY_FIT, STRATEGIES, blobs, build_model
@@ -295,6 +295,19 @@ def test_two_processes_keep_the_better_one(tmp_path):
         assert value_of(weights, run(2)) == pytest.approx(0.7)
     one.keep(run(5, units=3), 0.1, lambda: model_of(0.1))
     assert value_of(other, run(5, units=3)) == pytest.approx(0.1)
+
+
+def test_runs_of_another_role_in_the_same_folder_are_left_alone(tmp_path):
+    """As those of a study's finals are by a tuner that is given the study's folder."""
+    finals = Weights(tmp_path, "max", lambda run: run.optimizer, role=FINAL)
+    trials = Weights(tmp_path, "max", lambda run: f"{run.optimizer}-{run.number}", most=1)
+    final = Asked("AdamW", FINAL, 0, 0, {})
+    found = [Asked("AdamW", SEARCH, number, 0, {}) for number in range(2)]
+    finals.keep(final, 0.9, build_model)
+    for run, score in zip(found, (0.3, 0.5), strict=True):
+        trials.keep(run, score, build_model)
+    assert finals.has(final)
+    assert [trials.has(run) for run in found] == [False, True]
 
 
 def test_what_cannot_be_written_leaves_the_old_file_and_is_said(tmp_path, monkeypatch):

@@ -80,7 +80,7 @@ class Weights:
             with filelock.FileLock(self.folder / ".lock"):
                 files = self.folder.glob(f"[!.]*{ENDING}")
                 runs = {file.name.removesuffix(ENDING): _run_in(file) for file in files}
-                self._kept = {name: kept for name, kept in runs.items() if kept is not None}
+                self._kept = {n: kept for n, kept in runs.items() if self._is_of_role(kept)}
                 if self.wants(run, score) and self._is_current(run):
                     self._write(run, score, model())
         except Exception as error:  # whatever a model's layers raise
@@ -119,6 +119,10 @@ class Weights:
                 f"fit: {one_line(error).removeprefix('ValueError: ')}"
             ) from error
         return model
+
+    def _is_of_role(self, kept: dict[str, Any] | None) -> bool:
+        """Whether a file is one of these: others may keep other runs' in the same folder."""
+        return kept is not None and kept.get("role") == self.role
 
     def _name(self, run: Asked) -> str:
         return re.sub(r"[^\w.-]", "_", self._name_of(run))
