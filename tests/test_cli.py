@@ -19,6 +19,7 @@ from rich.console import Console
 import keras_adamfamily as kaf
 from keras_adamfamily import cli, regret, tuning
 from keras_adamfamily.cli import common
+from keras_adamfamily.cli.search import _subject_of
 from keras_adamfamily.tuning import leaderboard
 from tests.helpers import TINY
 
@@ -379,15 +380,25 @@ def test_dry_run_says_what_would_be_done_and_does_nothing(folder, monkeypatch, c
 def test_ranges_fixed_values_and_starting_points(folder, monkeypatch, capsys):
     arguments = [*USER, "--optimizers", "adamw", "--trials", "2", "--epochs", "1", "--seeds", "0"]
     arguments += ["--range", "learning_rate=1e-3:2e-3", "--fix", "beta_1=0.8", "--json"]
-    arguments += ["--start", "optimizer=adamw,weight_decay=0.5", "--sampler", "random"]
+    start = "optimizer=adamw,schedule=warm_restarts(T_0=5, T_mult=2),weight_decay=0.5"
+    arguments += ["--start", start, "--sampler", "random"]
+    arguments += ["--schedule", "cosine", "--schedule", "warm_restarts(T_0=5, T_mult=2)"]
     code, out, _ = run(monkeypatch, capsys, *arguments, "--out", "mine")
     assert code == 0
     assert json.loads(out)["leaderboard"][0]["trials"] == 2
     study = tuning.Study(folder / "mine")
     first = study.trials[0].short_hyperparameters
     assert first["weight_decay"] == 0.5
+    assert first["schedule"] == "warm_restarts(T_0=5, T_mult=2)"
     assert all(1e-3 <= t.short_hyperparameters["learning_rate"] <= 2e-3 for t in study.trials)
     assert study.best_optimizer().beta_1 == pytest.approx(0.8)
+
+
+def test_resume_of_a_model_that_was_an_object_asks_for_a_function():
+    """Its class would be taken for a function that builds it."""
+    name = f"{keras.Sequential.__module__}.Sequential"
+    with pytest.raises(common.Usage, match="has no place: --model MODULE:build_model"):
+        _subject_of(name, None, "tiny:load_data", {})
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,11 @@ class Reordering(Sequence):
         pass
 
 
+class Redrawing(Sequence):
+    def on_epoch_begin(self):
+        pass
+
+
 KINDS = {
     "arrays": lambda: (X, Y),
     "PyDataset": Sequence,
@@ -133,6 +138,7 @@ def test_a_random_pydataset():
     data = refused(Sequence(noise=1.0), "another first batch")
     assert Data.of(Sequence(noise=1.0)).fingerprint == data.fingerprint != ""
     refused(Reordering(), "on_epoch_end")
+    refused(Redrawing(), "on_epoch_begin")
 
 
 class LateNoise(Sequence):

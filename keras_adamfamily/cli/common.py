@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import Annotated
@@ -63,8 +64,9 @@ def use_backend(backend: str | None) -> None:
 
 
 def names_in(text: str) -> list[str]:
-    """The names in a list with commas."""
-    return [part.strip() for part in text.split(",") if part.strip()]
+    """The names in a list with commas; those within parentheses are of a name."""
+    parts = re.split(r",(?![^(]*\))", text)
+    return [part.strip() for part in parts if part.strip()]
 
 
 def imported(reference: str) -> Callable:

@@ -316,7 +316,8 @@ def _subject_of(
     if data is None:
         raise Usage("the data have to be named again: --data MODULE:load_data")
     module, _, function = name.rpartition(".")
-    if model is None and (not function.isidentifier() or module == "__main__"):
+    has_place = function.isidentifier() and module != "__main__" and not module.startswith("keras.")
+    if model is None and not has_place:
         raise Usage(f"the study's model is {name}, which has no place: --model MODULE:build_model")
     return imported(model or f"{module}:{function}"), imported(data)
 

@@ -244,8 +244,9 @@ class _PyDataset(_Batches):
         return (_checked_batch(self._name, self._data[i]) for i in range(self.steps))
 
     def _why_random(self):
-        if type(self._data).on_epoch_end is not keras.utils.PyDataset.on_epoch_end:
-            return "its `on_epoch_end` changes it"
+        for hook in ("on_epoch_begin", "on_epoch_end"):
+            if getattr(type(self._data), hook) is not getattr(keras.utils.PyDataset, hook):
+                return f"its `{hook}` changes it"
         return None
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+import warnings
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -19,9 +21,11 @@ class OptimizerHyperModel(keras_tuner.HyperModel):
     Args:
         build_model: A function without arguments that returns a new `keras.Model` at each call; or
             a KerasTuner function `build_model(hp)`, or a KerasTuner hypermodel, whose
-            hyperparameters then join the search; or a compiled model, of which each trial gets a
-            copy with new initial weights. If the model is compiled, its loss, metrics and other
-            settings stay and only its optimizer is replaced.
+            hyperparameters then join the search, but for those that are named like one of the
+            space's, such as `learning_rate`: they keep their defaults, since they are of the
+            optimizer that is replaced. Or a compiled Sequential or Functional model, of which each
+            trial gets a copy with new initial weights. If the model is compiled, its loss, metrics
+            and other settings stay and only its optimizer is replaced.
         space: The `SearchSpace`; by default the registry's ranges for AdamW, NAdamW and SGDW.
         dataset_size: Number of training examples.
         epochs: Number of epochs of a full training. With `batch_size` and `dataset_size` it turns
@@ -32,7 +36,8 @@ class OptimizerHyperModel(keras_tuner.HyperModel):
 
     Raises:
         TypeError: If `build_model` is not such a function or returns something else than a model.
-        ValueError: If `build_model` returns the same model twice, or a model without a loss.
+        ValueError: If `build_model` returns the same model twice, or a model without a loss; if it
+            is a hypermodel with a `fit` of its own, or a model of a class of one's own.
 
     Example:
 
@@ -63,6 +68,12 @@ class OptimizerHyperModel(keras_tuner.HyperModel):
         if isinstance(build_model, keras.Model):
             build_model = _copier(build_model)
         elif isinstance(build_model, keras_tuner.HyperModel):
+            if type(build_model).fit is not keras_tuner.HyperModel.fit:
+                raise ValueError(
+                    f"`build_model` is a hypermodel, {type(build_model).__name__}, with a `fit` of "
+                    "its own, which a search does not call. Pass its `build`, and put what its "
+                    "`fit` does into the model's `train_step`, into callbacks or into the space"
+                )
             build_model = build_model.build
         self.takes_hyperparameters = _takes_hyperparameters(build_model)
         self.build_model = build_model
@@ -72,11 +83,12 @@ class OptimizerHyperModel(keras_tuner.HyperModel):
             name: value for name, value in (("loss", loss), ("metrics", metrics)) if value
         }
         self._previous = lambda: None
+        self._not_searched: set[str] = set()
 
     def build(self, hp) -> keras.Model:
         """Builds the user's model and compiles it with the optimizer that `hp` describes."""
         name, values = self.space.sample(hp)
-        model = self.build_model(hp) if self.takes_hyperparameters else self.build_model()
+        model = self._model_of(hp) if self.takes_hyperparameters else self.build_model()
         if not isinstance(model, keras.Model):
             raise TypeError(
                 "`build_model` must return a keras.Model. "
@@ -89,6 +101,24 @@ class OptimizerHyperModel(keras_tuner.HyperModel):
             )
         self._previous = weakref.ref(model)
         self._compile(model, self.space.optimizer(name, values, **self.length))
+        return model
+
+    def _model_of(self, hp) -> keras.Model:
+        """The user's model, whose function sees its defaults for what the space has names for."""
+        view = copy.copy(hp)  # with the same space and values
+        view.__class__ = _Without
+        view.names, view.met = self.space.names, {}
+        model = self.build_model(view)
+        new = [name for name in view.met if name not in self._not_searched]
+        if new:
+            self._not_searched.update(new)
+            kept = ", ".join(f"{name}={view.met[name]!r}" for name in new)
+            warnings.warn(
+                f"`build_model(hp)` has hyperparameters that are named like the search's own: they "
+                f"keep their defaults ({kept}) and are not searched, since the search replaces the "
+                "optimizer. Give one that is not the optimizer's another name",
+                stacklevel=2,
+            )
         return model
 
     def fit(self, hp, model, *args, **kwargs):
@@ -114,21 +144,53 @@ class OptimizerHyperModel(keras_tuner.HyperModel):
             model.optimizer.build(model.trainable_variables)
 
 
+class _Without(keras_tuner.HyperParameters):
+    """Hyperparameters that some `names` do not join; `met` are the defaults of those asked for."""
+
+    def _retrieve(self, hp):
+        if hp.name not in self.names:
+            return super()._retrieve(hp)
+        self.met[hp.name] = hp.default
+        return hp.default
+
+    def get(self, name):
+        return self.met[name] if name in self.met else super().get(name)
+
+
 def _copier(model: keras.Model) -> Callable[[], keras.Model]:
     """A function that makes copies of a compiled model, with new initial weights."""
+    if not type(model).__module__.startswith("keras."):
+        raise ValueError(
+            f"`build_model` is a model of a class of its own, {type(model).__name__}, of which no "
+            "copy is sure to be complete. Pass a function that builds and compiles it"
+        )
     if not model.compiled:
         raise ValueError(
             "`build_model` is a model that is not compiled, so there is no loss to minimize. "
             "Call `model.compile(loss=..., metrics=...)` first"
         )
-    config = model.get_compile_config()
 
     def copy_of_model() -> keras.Model:
-        copy = keras.models.clone_model(model)
-        copy.compile_from_config(config)
-        return copy
+        # As the user gave them: a loss that is a plain function has no configuration.
+        arguments = dict(model._compile_config.config)
+        for name in ("metrics", "weighted_metrics"):
+            arguments[name] = keras.tree.map_structure(_new_metric, arguments.get(name))
+        arguments.pop("optimizer", None)
+        model.compiled = False  # or Keras compiles the clone, by the configuration
+        try:
+            clone = keras.models.clone_model(model)
+        finally:
+            model.compiled = True
+        clone.compile(**arguments)
+        return clone
 
     return copy_of_model
+
+
+def _new_metric(metric: Any) -> Any:
+    """A metric with a state of its own; names and plain functions are what they are."""
+    is_metric = isinstance(metric, keras.metrics.Metric)
+    return type(metric).from_config(metric.get_config()) if is_metric else metric
 
 
 def _takes_hyperparameters(build_model: Any) -> bool:

@@ -18,7 +18,15 @@ from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import qmc
 
 from keras_adamfamily.tuning import gaussian
-from keras_adamfamily.tuning.storage import RESULT, STATES, Storage, by_epoch, quiet, running
+from keras_adamfamily.tuning.storage import (
+    RESULT,
+    STATES,
+    Storage,
+    by_epoch,
+    quiet,
+    running,
+    sqlite_url,
+)
 from keras_adamfamily.tuning.trial import DIVERGED, FAILED, OK
 from keras_adamfamily.validation import check_integer
 
@@ -395,7 +403,7 @@ class OptunaOracle(keras_tuner.Oracle):
             if url is None:
                 folder = Path(self._project_dir)
                 folder.mkdir(parents=True, exist_ok=True)
-                url = f"sqlite:///{folder / 'study.db'}"
+                url = sqlite_url(folder / "study.db")
             name = self._study_name or self.project_name
             self.storage = Storage(url, name, self._direction)
         return self.storage
@@ -590,6 +598,11 @@ class OptunaOracle(keras_tuner.Oracle):
 
         self._walk(group, place)
         return params, kinds
+
+    def check_starting_points(self) -> None:
+        """Raises a `ValueError` for one that is not in the space as it is known by now."""
+        for group in self.groups():
+            self._points(group)
 
     def _points(self, group: str) -> list[dict[str, Any]]:
         """The starting points of a group, by the names of the space."""

@@ -261,6 +261,8 @@ class Population:
         for lanes in np.array_split(running, math.ceil(len(running) / self.chunk_size) or 1):
             for epoch, on, logs in self._epochs(lanes, orders, epochs, validation_freq):
                 for name, values in logs.items():
+                    if values.ndim > 1:  # of a metric that is a vector, as F1Score is by default
+                        continue
                     curve = curves.setdefault(
                         name, np.full((len(self), epochs), np.nan, values.dtype)
                     )

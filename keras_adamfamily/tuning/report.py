@@ -169,7 +169,9 @@ def _leaderboard(study: Study, page: Page) -> None:
 def _best(study: Study, page: Page) -> None:
     if study.leaderboard()[0].search_score is not None:
         page.section("Best configuration")
-        code = f"import keras_adamfamily as kaf\n\noptimizer = {study.best_code()}"
+        code = study.best_code()
+        keras = "import keras\n" if "keras.optimizers" in code else ""
+        code = f"{keras}import keras_adamfamily as kaf\n\noptimizer = {code}"
         page.html(
             f'<pre id="best-code" tabindex="0">{escape(code)}</pre>',
             '<button class="copy" data-of="best-code" aria-live="polite">Copy</button>',

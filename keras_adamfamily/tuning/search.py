@@ -305,7 +305,7 @@ class _Request:
         self.space, self.strategy, self.lanes = space, strategy, lanes
         self.training = Training(
             train=train,
-            validation=Data.of(validation, batch_size, name="validation"),
+            validation=_validation_data(validation, batch_size),
             epochs=check_integer("epochs", epochs, 1),
             objective=_as_objective(objective),
             callbacks=tuple(callbacks),
@@ -351,6 +351,9 @@ class _Request:
             training=_described_training(self.training),
             backend=keras.config.backend(),
         )
+
+        if not self.hypermodel.takes_hyperparameters:  # then all of the space is known already
+            self.oracle.check_starting_points()
 
     def tuner(self, strategy: str, **project: Any) -> OptimizerTuner:
         return OptimizerTuner(
@@ -473,6 +476,12 @@ class _Search:
             yield result
 
 
+def _validation_data(data: Any, batch_size: int | None) -> Data:
+    """Arrays in batches of this size; what comes in batches may have others than in training."""
+    found = Data.of(data, name="validation")
+    return Data.of(data, batch_size, name="validation") if found.is_arrays else found
+
+
 def _derived_seed(*parts: int) -> int:
     """A positive 32-bit seed, unrelated for different `parts`; KerasTuner takes 0 for no seed."""
     return int(np.random.SeedSequence(parts).generate_state(1)[0]) or 1
@@ -499,8 +508,8 @@ def _rehearse(hypermodel: OptimizerHyperModel, training: Training) -> int:
         batch.fit(hypermodel, hp, model)
     except Exception as error:
         raise RuntimeError(f"`build_model` gave no model that trains: {one_line(error)}") from error
-    logs = model.history.history
-    check_objective(training.objective.name, logs)
+    logs = model.history.history.items()
+    check_objective(training.objective.name, [name for name, x in logs if not np.ndim(x[-1])])
     return model.count_params()
 
 
@@ -536,6 +545,7 @@ def resume(
     >>> tuning.resume(study, task.build_model, *task.load_data())  # doctest: +SKIP
     """
     settings, count = study.settings, len(study.space.optimizers)
+    is_arrays = Data.of(train, name="train").is_arrays  # else it comes in batches of its own
     planned = settings.trials_per_optimizer * count
     pruner = settings.pruner
     halving = re.fullmatch(r"Halving\(reduction_factor=(\d+), min_epochs=(\d+)\)", pruner or "")
@@ -544,7 +554,7 @@ def resume(
         "optimizers": study.space,
         "max_trials": planned if max_trials is None else max_trials,
         "epochs": settings.epochs,
-        "batch_size": settings.batch_size,
+        "batch_size": settings.batch_size if is_arrays else None,
         "objective": f"{settings.objective}:{settings.direction}",
         "finalist_seeds": settings.finalist_seeds,
         "seed": settings.seed,

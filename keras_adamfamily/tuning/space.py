@@ -104,6 +104,12 @@ class SearchSpace:
             self._check_arguments(name)
         self.starting_points = [self._checked_point(point) for point in starting_points]
 
+    @property
+    def names(self) -> set[str]:
+        """What a hyperparameter of the model cannot be called, if it is to be searched."""
+        own = [*self.ranges.values(), *self.fixed.values()]
+        return {"optimizer", *SHARED, *(argument for arguments in own for argument in arguments)}
+
     def sample(self, hp) -> tuple[str, dict[str, Any]]:
         """Registers the hyperparameters in `hp` and returns the current optimizer and its values.
 
@@ -151,7 +157,7 @@ class SearchSpace:
         arguments["learning_rate"] = rate
         arguments["weight_decay"] = Normalized(
             arguments["weight_decay"],
-            batch_size=batch_size,
+            batch_size=min(batch_size, dataset_size),  # a step takes no more
             dataset_size=dataset_size,
             epochs=rate if isinstance(rate, CosineWarmRestarts) else epochs,
         )
@@ -243,6 +249,10 @@ class SearchSpace:
                     outside.append(
                         f"{key} {value!r} of {name}, searched from {limits[0]:g} to {limits[1]:g}"
                     )
+        choices = {"batch_size": self.batch_sizes, "schedule": self.schedules}
+        for key, among in choices.items():
+            if key in point and len(among) > 1 and point[key] not in among:
+                outside.append(f"{key} {point[key]!r}, searched among {list(among)}")
         if outside:
             raise ValueError(
                 "`starting_points` must lie in the space: widen `ranges`, or leave the value out. "

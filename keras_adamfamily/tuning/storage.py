@@ -224,6 +224,11 @@ def _few(length: int) -> list[int]:
 # The database.
 
 
+def sqlite_url(path: Path) -> str:
+    """The URL of an SQLite file, whatever characters are in its path."""
+    return sqlalchemy.URL.create("sqlite", database=str(path)).render_as_string(False)
+
+
 def _checked(url: str) -> sqlalchemy.URL:
     try:
         parsed = sqlalchemy.make_url(url)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import importlib.metadata
+import inspect
 import json
 import os
 import platform
@@ -26,9 +27,10 @@ from keras_adamfamily import _version, registry
 from keras_adamfamily.tuning.hypermodel import OptimizerHyperModel
 from keras_adamfamily.tuning.leaderboard import LeaderboardRow, Scoring, verdict
 from keras_adamfamily.tuning.space import SearchSpace
-from keras_adamfamily.tuning.storage import STATES, Storage, running
+from keras_adamfamily.tuning.storage import STATES, Storage, running, sqlite_url
 from keras_adamfamily.tuning.trial import FINAL, SEARCH, Asked, TrialResult
 from keras_adamfamily.tuning.weights import Weights
+from keras_adamfamily.weight_decay import Normalized
 
 
 @dataclasses.dataclass(frozen=True)
@@ -296,13 +298,13 @@ class Study:
         return best is not None and best.hyperparameters == run.hyperparameters
 
     def best_code(self) -> str:
-        """The winning optimizer as an expression, with `import keras_adamfamily as kaf`."""
+        """The winning optimizer as an expression.
+
+        It is for after `import keras` and `import keras_adamfamily as kaf`.
+        """
         name, values = self._winner()
         arguments = self.space.arguments(name, values, **self._length())
-        shown = {key: repr(value) for key, value in arguments.items()}
-        if shown.get("weight_decay", "").startswith("Normalized"):
-            shown["weight_decay"] = f"kaf.{shown['weight_decay']}"
-        lines = "".join(f"    {key}={value},\n" for key, value in shown.items())
+        lines = "".join(f"    {key}={_as_code(value)},\n" for key, value in arguments.items())
         return f"kaf.{name}(\n{lines})"
 
     def _winner(self) -> tuple[str, dict[str, Any]]:
@@ -398,8 +400,22 @@ def finals_of(optimizer: str) -> str:
     return f"{optimizer} on fresh seeds"
 
 
+def _as_code(value: Any) -> str:
+    """A number, a string, a schedule or a weight decay as an expression."""
+    if not hasattr(value, "get_config"):
+        return repr(value)
+    kind, config = type(value), value.get_config()
+    if isinstance(value, Normalized):
+        config["epochs"] = value.epochs  # there it is as Keras saves it
+    defaults = {name: p.default for name, p in inspect.signature(kind).parameters.items()}
+    given = {k: v for k, v in config.items() if k != "name" and v != defaults[k]}
+    is_ours = kind.__module__.startswith("keras_adamfamily")
+    module = "kaf" if is_ours else "keras.optimizers.schedules"
+    return f"{module}.{kind.__name__}({', '.join(f'{k}={_as_code(v)}' for k, v in given.items())})"
+
+
 def _database(folder: Path) -> str:
-    return f"sqlite:///{folder / 'study.db'}"
+    return sqlite_url(folder / "study.db")
 
 
 def _write_study(

@@ -320,7 +320,8 @@ class _Recorder(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self.epoch, self.weights = epoch + 1, None
-        logs = {name: short(value) for name, value in (logs or {}).items()}
+        scalars = {name: x for name, x in (logs or {}).items() if not np.ndim(x)}  # F1Score's none
+        logs = {name: short(value) for name, value in scalars.items()}
         objective = self.training.objective.name
         for name, value in logs.items():
             self.curves.setdefault(name, []).append(value)

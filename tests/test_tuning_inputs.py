@@ -1,0 +1,171 @@
+"""What users hand to the tuner as it is: hyperparameters, metrics, models, folders, batches."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+
+pytest.importorskip("keras_tuner")
+
+import keras_tuner
+
+import keras_adamfamily as kaf
+from keras_adamfamily import tuning
+from tests.test_tuning import LENGTH, QUIET, STRATEGIES, blobs, build_model, tune
+
+
+class Batches(keras.utils.PyDataset):
+    """The blobs in batches of a size."""
+
+    def __init__(self, size, seed):
+        super().__init__()
+        self.x, self.y = blobs(seed)
+        self.size = size
+
+    @property
+    def num_batches(self):
+        return len(self.y) // self.size
+
+    def __getitem__(self, index):
+        rows = slice(index * self.size, (index + 1) * self.size)
+        return self.x[rows], self.y[rows]
+
+
+def as_in_kerastuners_guides(hp):
+    """It chooses an optimizer and its rate, and an architecture beside them."""
+    model = keras.Sequential([keras.Input((3,))])
+    model.add(keras.layers.Dense(hp.Choice("units", [4, 8]), "relu"))
+    model.add(keras.layers.Dense(3))
+    optimizer = keras.optimizers.get(hp.Choice("optimizer", ["adam", "sgd"]))
+    optimizer.learning_rate = hp.Choice("learning_rate", [0.5, 0.25])
+    assert hp.get("learning_rate") == 0.5 and hp.get("units") in (4, 8)
+    assert hp.Choice("batch_size", [8, 16]) == 8
+    assert hp.Choice("schedule", ["linear", "none"]) == "linear"
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer, loss=loss)
+    return model
+
+
+def test_hyperparameters_of_the_optimizer_that_is_replaced_are_not_searched(tmp_path):
+    names = r"optimizer='adam', learning_rate=0.5, batch_size=8, schedule='linear'"
+    with pytest.warns(UserWarning, match=names) as told:
+        study = tune(tmp_path, as_in_kerastuners_guides)
+    assert len([w for w in told if "named like the search's own" in str(w.message)]) == 1
+    for trial in study.trials:
+        own = {f"{trial.optimizer}/learning_rate", f"{trial.optimizer}/weight_decay"}
+        assert set(trial.hyperparameters) == {"units", *own}
+        rate = trial.hyperparameters[f"{trial.optimizer}/learning_rate"]
+        assert trial.short_hyperparameters["learning_rate"] == rate
+    assert float(study.best_optimizer().weight_decay.batch_size) == 16
+    assert {trial.hyperparameters["units"] for trial in study.trials} == {4, 8}
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_metric_that_is_a_vector_has_no_curve(strategy, tmp_path):
+    def build():
+        model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(3, "softmax")])
+        model.compile(loss="categorical_crossentropy", metrics=[keras.metrics.F1Score()])
+        return model
+
+    data = [(x, np.eye(3, dtype="float32")[y]) for x, y in (blobs(0), blobs(1))]
+    study = tune(tmp_path, build, data, strategy=strategy, finalist_seeds=0)
+    assert [trial.status for trial in study.trials] == ["ok"] * 4
+    assert {name for trial in study.trials for name in trial.curves} == {"loss", "val_loss"}
+    with pytest.raises(ValueError, match="`objective` must be one of loss, val_loss. Received"):
+        tune(
+            tmp_path / "other", build, data, objective=keras_tuner.Objective("val_f1_score", "max")
+        )
+
+
+def test_a_folder_of_any_name(tmp_path):
+    folder = tmp_path / "what? a%20b #1 'ü' &=;"
+    study = tune(folder, finalist_seeds=0)
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+    assert (folder / "study.db").exists()
+    study.close()
+    assert len(tuning.Study(folder).trials) == 4
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "warm_restarts"])
+def test_code_of_a_schedule(schedule, tmp_path):
+    space = tuning.SearchSpace(["AdamW", "SGDW"], schedule=schedule)
+    study = tune(tmp_path, optimizers=space, max_trials=2, finalist_seeds=0)
+    best = study.best_optimizer()
+    pasted = eval(study.best_code(), {"kaf": kaf, "keras": keras})
+    assert {**pasted.get_config(), "name": best.name} == best.get_config()
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert ("import keras\n" in page) == (schedule == "cosine")
+
+
+def test_validation_in_batches_of_another_size(tmp_path):
+    train, validation = Batches(16, 0), Batches(32, 1)
+    study = tune(tmp_path / "a", data=(train, validation), batch_size=None, finalist_seeds=0)
+    more = tuning.resume(study, build_model, train, validation, max_trials=6, console=QUIET)
+    assert len(more.trials) == 6
+    arrays = tune(tmp_path / "b", data=(blobs(0), validation), finalist_seeds=0)
+    assert arrays.settings.batch_size == 16
+
+
+def test_the_decay_of_a_batch_that_is_larger_than_the_data():
+    space = tuning.SearchSpace(["AdamW"])
+    values = {"learning_rate": 1e-3, "weight_decay": 0.25}
+    decay, same = (
+        space.arguments("AdamW", values, batch_size=size, dataset_size=100, epochs=5)[
+            "weight_decay"
+        ]
+        for size in (1024, 100)
+    )
+    assert decay == same
+
+
+def test_starting_points_are_checked_before_anything_is_written(tmp_path):
+    space = tuning.SearchSpace(["AdamW", "SGDW"], starting_points=[{"learning_rat": 1e-3}])
+    with pytest.raises(ValueError, match="`starting_points` has 'learning_rat', which is not"):
+        tune(tmp_path / "run", optimizers=space)
+    assert not (tmp_path / "run").exists()
+    for wrong in ({"batch_size": 48}, {"schedule": "linear"}):
+        with pytest.raises(ValueError, match="`starting_points` must lie in the space.*among"):
+            tuning.SearchSpace(
+                batch_size=[32, 64], schedule=["constant", "cosine"], starting_points=[wrong]
+            )
+
+
+def test_a_hypermodel_with_its_own_fit():
+    class Own(keras_tuner.HyperModel):
+        def build(self, hp):
+            return build_model()
+
+        def fit(self, hp, model, *args, **kwargs):
+            return model.fit(*args, **kwargs)
+
+    with pytest.raises(ValueError, match="hypermodel, Own, with a `fit` of its own"):
+        tuning.OptimizerHyperModel(Own(), **LENGTH)
+
+
+def test_a_compiled_model_is_copied_with_all_that_it_was_compiled_with():
+    def loss(y, p):
+        return keras.losses.sparse_categorical_crossentropy(y, p, from_logits=True)
+
+    metric = keras.metrics.SparseCategoricalAccuracy(name="hits")
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(3)])
+    model.compile(loss=loss, metrics=[metric], weighted_metrics=["mse"], jit_compile=False)
+    hypermodel = tuning.OptimizerHyperModel(model, **LENGTH)
+    copies = [hypermodel.build(keras_tuner.HyperParameters()) for _ in range(2)]
+    for copy in copies:
+        arguments = copy._compile_config.config
+        assert arguments["loss"] is loss and arguments["weighted_metrics"] == ["mse"]
+        assert arguments["metrics"][0].get_config() == metric.get_config()
+        assert arguments["jit_compile"] is False
+    assert len({id(m._compile_config.config["metrics"][0]) for m in [model, *copies]}) == 3
+
+
+def test_a_model_of_a_class_of_ones_own_is_not_copied():
+    class Scaled(keras.Model):
+        def call(self, x):
+            return 2.0 * x
+
+    model = Scaled()
+    model.compile(loss="mse")
+    with pytest.raises(ValueError, match="class of its own, Scaled.*Pass a function"):
+        tuning.OptimizerHyperModel(model, **LENGTH)
