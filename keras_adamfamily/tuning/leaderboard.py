@@ -214,6 +214,11 @@ def verdict(rows: Sequence[LeaderboardRow]) -> str:
     others = [row for row in others if row.search_score is not None]
     if not others:
         return f"No comparison: only {first.optimizer} has a result."
+    if not any(row.n for row in rows):
+        return (
+            "No clear winner: nothing was trained on fresh seeds. "
+            f"{first.optimizer} has the best trial of the search."
+        )
     if first.mean is None:
         names = _listed([first.optimizer, others[0].optimizer])
         return f"No clear winner: {names} were not trained well on fresh seeds."
