@@ -5,11 +5,13 @@ Claim:    Under Adam an L2 penalty decays a weight by the scale of its gradients
           best at other learning rates; in Keras's form (rate * decay) and for L2 it moves along a
           diagonal. Without normalization, on noisy labels, it is the other way round.
 Source:   Loshchilov and Hutter (2019), arXiv:1711.05101, figures 1 and 2, on CIFAR-10. Ours: 500
-          digits, 4 seeds. Transfer regret: a decay that is best at one good rate (best loss within
-          25 % of the best of all), kept at another: how much the loss grows, median over pairs.
+          digits, 4 seeds. Regret: a decay that is best at one good rate (best loss at most 1.5 of
+          the best of all), kept at another: how much the loss grows, median over pairs. Slope: of
+          the best decay over the rate, both as logarithms; -1 is the diagonal.
 Expected: Weights of five noise scales: L2 .023 .174 .758 .912 .929, decoupled .758 for all. Regret,
-          normalized: SGD + L2 and SGDW (Keras) 49 %, SGDW (paper) 6 %, Adam + L2 30 %, AdamW
-          (Keras) 80 %, AdamW (paper) 0 %; plain: 4, 5, 19, 5, 4 and 32 %.
+          normalized: SGD + L2 41 %, SGDW (Keras) 48 %, SGDW (paper) 10 %, Adam + L2 30 %, AdamW
+          (Keras) 79 %, AdamW (paper) 12 %; slopes -1.0, -0.9, -0.4, -1.6, -1.0 and -0.2. Regret,
+          plain: 4, 5, 20, 5, 4 and 32 %.
 Run time: 110 seconds, JAX only.
 
     KERAS_BACKEND=jax python examples/l2_is_not_weight_decay.py
@@ -32,7 +34,7 @@ SETUPS = {
     "normalized": "Batch normalization: the paper's decay is tuned apart from the rate",
     "plain": "No normalization, noisy labels: the paper's is the one that is not",
 }
-GOOD = 1.25  # a learning rate is good if its best loss is at most so many times the best of all
+GOOD = 1.5  # a learning rate is good if its best loss is at most so many times the best of all
 #: Where the learning rate's two decades begin, and those of the decay by form.
 STARTS = {
     ("normalized", "SGD"): (-3.0, (-2.0, -1.0, -3.0)),
@@ -91,9 +93,8 @@ def heat_map(setup, rule, form, points, seeds):
     best, choice = loss.min(axis=1), loss.argmin(axis=1)
     good = np.flatnonzero(best <= GOOD * best.min())
     regret = [loss[i, choice[j]] / best[i] - 1 for i in good for j in good if i != j]
-    tenth = np.unravel_index(loss.ravel().argsort()[: loss.size // 10], loss.shape)
-    correlation = np.corrcoef(np.log(rates)[tenth[0]], np.log(decays)[tenth[1]])[0, 1]
-    found = {"best loss": best.min(), "regret": np.median(regret), "correlation": correlation}
+    slope = np.polyfit(np.log(rates[good]), np.log(decays[choice[good]]), 1)[0]
+    found = {"best loss": best.min(), "regret": np.median(regret), "slope": slope}
     return found | {"loss": loss, "rates": rates, "decays": decays}
 
 
@@ -138,7 +139,7 @@ def draw_map(axis, name, found, norm):
     axis.plot(decays[j], rates[i], "*", color="#CC0000", ms=13, mec="white")
     axis.set(xscale="log", yscale="log", xlabel="decay", ylabel="learning rate")
     axis.grid(False)
-    numbers = f"regret {100 * found['regret']:.0f} %, r = {found['correlation']:.2f}"
+    numbers = f"regret {100 * found['regret']:.0f} %, slope {found['slope']:.1f}"
     axis.set_title(f"{name}\n{numbers}", fontsize=9.5)
     return image
 

@@ -20,16 +20,21 @@ def test_only_the_papers_form_is_decoupled_where_weights_are_scale_invariant(res
         ("SGDW as in the paper", "SGD + L2", "SGDW as in Keras"),
         ("AdamW as in the paper", "Adam + L2", "AdamW as in Keras"),
     ):
-        assert maps[paper]["regret"] < 0.12
-        assert all(maps[other]["regret"] > 0.2 for other in others)
-        assert all(maps[other]["correlation"] < -0.4 for other in others)
+        assert maps[paper]["regret"] < 0.2
+        assert all(maps[other]["regret"] > 0.25 for other in others)
+        assert abs(maps[paper]["slope"]) < 0.5
+        assert all(maps[other]["slope"] < -0.6 for other in others)
 
 
-def test_the_best_decay_of_the_papers_adamw_is_the_same_at_every_good_rate(results):
-    loss = results["maps"]["normalized"]["AdamW as in the paper"]["loss"]
-    choice = loss.argmin(axis=1)[loss.min(axis=1) <= 1.25 * loss.min()]
-    assert len(choice) >= 5
-    assert choice.max() - choice.min() <= 1
+def test_one_decay_of_the_papers_form_serves_every_good_rate(results):
+    """It is within a fifth of the best there; in Keras's form none is within 1.6 times it."""
+    for rule in ("SGDW", "AdamW"):
+        for form, low, high in ((" as in the paper", 1.0, 1.2), (" as in Keras", 1.6, np.inf)):
+            loss = results["maps"]["normalized"][rule + form]["loss"]
+            best = loss.min(axis=1, keepdims=True)
+            good = best[:, 0] <= 1.5 * best.min()
+            assert good.sum() >= 5
+            assert low <= (loss / best)[good].max(axis=0).min() < high
 
 
 def test_without_normalization_it_is_the_other_way_round(results):
