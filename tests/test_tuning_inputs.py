@@ -14,6 +14,8 @@ import keras_adamfamily as kaf
 from keras_adamfamily import tuning
 from tests.test_tuning import LENGTH, QUIET, STRATEGIES, blobs, build_model, tune
 
+pytestmark = pytest.mark.once("torch")
+
 
 class Batches(keras.utils.PyDataset):
     """The blobs in batches of a size."""
@@ -61,6 +63,7 @@ def test_hyperparameters_of_the_optimizer_that_is_replaced_are_not_searched(tmp_
     assert {trial.hyperparameters["units"] for trial in study.trials} == {4, 8}
 
 
+@pytest.mark.once("torch", "jax")
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_metric_that_is_a_vector_has_no_curve(strategy, tmp_path):
     def build():
