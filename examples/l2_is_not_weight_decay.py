@@ -5,13 +5,12 @@ Claim:    Under Adam an L2 penalty decays a weight by the scale of its gradients
           best at other learning rates; in Keras's form (rate * decay) and for L2 it moves along a
           diagonal. Without normalization, on noisy labels, it is the other way round.
 Source:   Loshchilov and Hutter (2019), arXiv:1711.05101, figures 1 and 2, on CIFAR-10. Ours: 500
-          digits, 4 seeds. Regret: a decay that is best at one good rate (best loss at most 1.5 of
-          the best of all), kept at another: how much the loss grows, median over pairs. Slope: of
-          the best decay over the rate, both as logarithms; -1 is the diagonal.
-Expected: Weights of five noise scales: L2 .023 .174 .758 .912 .929, decoupled .758 for all. Regret,
-          normalized: SGD + L2 41 %, SGDW (Keras) 48 %, SGDW (paper) 10 %, Adam + L2 30 %, AdamW
-          (Keras) 79 %, AdamW (paper) 12 %; slopes -1.0, -0.9, -0.4, -1.6, -1.0 and -0.2. Regret,
-          plain: 4, 5, 20, 5, 4 and 32 %.
+          digits, 4 seeds. Regret: a decay that is best at one rate, kept at another: how much the
+          loss grows, median over pairs. Slope of the best decay over the rate: -1 is the diagonal.
+Expected: Weights of five noise scales: L2 .023 .174 .758 .912 .929, decoupled .758 for all. Regret
+          and slope, normalized: SGD + L2 41 %, -1.0, SGDW (Keras) 48, -.9, SGDW (paper) 10, -.4,
+          Adam + L2 30, -1.6, AdamW (Keras) 79, -1.0, AdamW (paper) 12, -.2; regret, plain: 4, 5,
+          20, 5, 4 and 32 %. Only rates count whose best loss is at most 1.5 times the best of all.
 Run time: 110 seconds, JAX only.
 
     KERAS_BACKEND=jax python examples/l2_is_not_weight_decay.py
@@ -34,7 +33,7 @@ SETUPS = {
     "normalized": "Batch normalization: the paper's decay is tuned apart from the rate",
     "plain": "No normalization, noisy labels: the paper's is the one that is not",
 }
-GOOD = 1.5  # a learning rate is good if its best loss is at most so many times the best of all
+GOOD = 1.5  # rates whose best loss is at most so many times the best of all
 #: Where the learning rate's two decades begin, and those of the decay by form.
 STARTS = {
     ("normalized", "SGD"): (-3.0, (-2.0, -1.0, -3.0)),
