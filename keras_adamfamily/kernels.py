@@ -181,8 +181,8 @@ class Kernels:
             pieces = zip(*(x.split(size) for x in tensors), strict=True)
         for piece in pieces:
             with _threads_for(piece[0]):
-                rest = known, scalars.c, scalars.fraction
-                sums.append(self._update(piece, factor, names, *rest))
+                c, fraction = scalars.c, scalars.fraction
+                sums.append(self._update(piece, factor, names, known, c, fraction))
         return sums
 
     def _program(self, tensors, factor, names, known, scalars):
@@ -238,7 +238,6 @@ class Scalars:
         self.arrays = [x for x in self.tensors.values() if x.ndim]
         kinds = ((name, x.dtype, x.shape) for name, x in self.tensors.items())
         self.key = *kinds, repr(self.constants)
-
         self._factors = {}
 
     def factor(self, factor, tensor) -> torch.Tensor:

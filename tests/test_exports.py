@@ -52,9 +52,12 @@ def test_json_has_everything(study, tmp_path):
 
 
 def test_optuna_reads_its_export(study, tmp_path):
-    path = tmp_path / "a.db"
+    path = tmp_path / "a? 100%20.db"
     exports.to_optuna(study, path)
-    loaded = optuna.load_study(study_name="AdamW", storage=f"sqlite:///{path}")
+    assert list(tmp_path.iterdir()) == [path]
+    plain = path.rename(tmp_path / "a.db")
+    loaded = optuna.load_study(study_name="AdamW", storage=f"sqlite:///{plain}")
+    plain.rename(path)
     trials = study.scoring.of("search", "AdamW")
     best = max((t for t in trials if t.status == "ok"), key=lambda t: t.score)
     assert loaded.best_value == best.score

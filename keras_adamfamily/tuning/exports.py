@@ -14,7 +14,7 @@ import optuna
 
 from keras_adamfamily.tuning import leaderboard
 from keras_adamfamily.tuning.leaderboard import LeaderboardRow
-from keras_adamfamily.tuning.storage import DIRECTIONS, by_epoch, quiet
+from keras_adamfamily.tuning.storage import DIRECTIONS, by_epoch, quiet, sqlite_url
 from keras_adamfamily.tuning.study import Study
 from keras_adamfamily.tuning.trial import OK, PRUNED, SEARCH, TrialResult
 
@@ -119,7 +119,7 @@ def to_optuna(study: Study, path: Path) -> None:
         FileExistsError: If the file is there already.
     """
     _refuse_existing(path)
-    storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
+    storage = optuna.storages.RDBStorage(sqlite_url(path))
     try:
         for optimizer in study.space.optimizers:
             as_optuna(study, optimizer, storage=storage)

@@ -170,8 +170,8 @@ def _best(study: Study, page: Page) -> None:
     if study.leaderboard()[0].search_score is not None:
         page.section("Best configuration")
         code = study.best_code()
-        keras = "import keras\n" if "keras.optimizers" in code else ""
-        code = f"{keras}import keras_adamfamily as kaf\n\noptimizer = {code}"
+        imports = "import keras\n" * ("keras.optimizers" in code)
+        code = f"{imports}import keras_adamfamily as kaf\n\noptimizer = {code}"
         page.html(
             f'<pre id="best-code" tabindex="0">{escape(code)}</pre>',
             '<button class="copy" data-of="best-code" aria-live="polite">Copy</button>',

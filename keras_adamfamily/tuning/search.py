@@ -545,7 +545,6 @@ def resume(
     >>> tuning.resume(study, task.build_model, *task.load_data())  # doctest: +SKIP
     """
     settings, count = study.settings, len(study.space.optimizers)
-    is_arrays = Data.of(train, name="train").is_arrays  # else it comes in batches of its own
     planned = settings.trials_per_optimizer * count
     pruner = settings.pruner
     halving = re.fullmatch(r"Halving\(reduction_factor=(\d+), min_epochs=(\d+)\)", pruner or "")
@@ -554,7 +553,6 @@ def resume(
         "optimizers": study.space,
         "max_trials": planned if max_trials is None else max_trials,
         "epochs": settings.epochs,
-        "batch_size": settings.batch_size if is_arrays else None,
         "objective": f"{settings.objective}:{settings.direction}",
         "finalist_seeds": settings.finalist_seeds,
         "seed": settings.seed,
@@ -575,6 +573,9 @@ def resume(
             f"from the folder: pass it again, `tuning.resume(study, ..., {missing[0]}=...)`"
         )
     study.close()
+    train = Data.of(train, changes.get("batch_size", settings.batch_size), name="train")
+    if train.is_arrays:  # validation data follow the batches of arrays alone
+        arguments["batch_size"] = settings.batch_size
     return tune(build_model, train, validation, **{**arguments, **changes})
 
 
