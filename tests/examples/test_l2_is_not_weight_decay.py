@@ -20,16 +20,16 @@ def test_only_the_papers_form_is_decoupled_where_weights_are_scale_invariant(res
         ("SGDW as in the paper", "SGD + L2", "SGDW as in Keras"),
         ("AdamW as in the paper", "Adam + L2", "AdamW as in Keras"),
     ):
-        assert maps[paper]["regret"] < 0.2
+        assert maps[paper]["regret"] < 0.12
         assert all(maps[other]["regret"] > 0.25 for other in others)
         assert abs(maps[paper]["slope"]) < 0.5
         assert all(maps[other]["slope"] < -0.6 for other in others)
 
 
 def test_one_decay_of_the_papers_form_serves_every_good_rate(results):
-    """It is within a fifth of the best there; in Keras's form none is within 1.6 times it."""
+    """It is within a fifth of the best there; in Keras's form none is within twice the best."""
     for rule in ("SGDW", "AdamW"):
-        for form, low, high in ((" as in the paper", 1.0, 1.2), (" as in Keras", 1.6, np.inf)):
+        for form, low, high in ((" as in the paper", 1.0, 1.2), (" as in Keras", 2.0, np.inf)):
             loss = results["maps"]["normalized"][rule + form]["loss"]
             best = loss.min(axis=1, keepdims=True)
             good = best[:, 0] <= 1.5 * best.min()
