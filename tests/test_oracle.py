@@ -22,9 +22,13 @@ import optuna
 
 from keras_adamfamily import tuning
 from keras_adamfamily.tuning.strategy import Choice
+from keras_adamfamily.tuning.trial import Training
 from tests.test_tuning import blobs
 
 ROOT = Path(__file__).resolve().parent.parent
+ON_JAX = pytest.mark.skipif(
+    keras.config.backend() != "jax", reason="programs for many trials run on JAX"
+)
 LENGTH = {"dataset_size": 64, "epochs": 2, "batch_size": 16}
 
 
@@ -371,17 +375,14 @@ ORACLES = keras_tuner.oracles
     ("kind", "strategy"),
     [
         (ORACLES.RandomSearchOracle, "auto"),
-        pytest.param(ORACLES.HyperbandOracle, "fit", marks=pytest.mark.slow),
         pytest.param(ORACLES.RandomSearchOracle, "fit", marks=pytest.mark.slow),
-        pytest.param(ORACLES.HyperbandOracle, "auto", marks=pytest.mark.slow),
         pytest.param(ORACLES.BayesianOptimizationOracle, "auto", marks=pytest.mark.slow),
         pytest.param(ORACLES.GridSearchOracle, "auto", marks=pytest.mark.slow),
     ],
 )
 def test_our_tuner_takes_any_oracle_of_kerastuner(kind, strategy, tmp_path):
-    settings = {"max_epochs": 3} if "Hyperband" in kind.__name__ else {"max_trials": 5}
     tuner = tuning.OptimizerTuner(
-        kind(objective="val_loss", seed=1, **settings),
+        kind(objective="val_loss", seed=1, max_trials=5),
         hypermodel(),
         strategy=strategy,
         lanes=2,
@@ -391,6 +392,34 @@ def test_our_tuner_takes_any_oracle_of_kerastuner(kind, strategy, tmp_path):
     best = search(tuner).get_best_trials(1)[0]
     assert len(tuner.oracle.trials) >= 5
     assert best.score == min(t.score for t in tuner.oracle.trials.values())
+
+
+@pytest.mark.parametrize("strategy", ["fit", pytest.param("map", marks=ON_JAX)])
+def test_hyperband_says_how_many_epochs_a_trial_gets(strategy, tmp_path):
+    """And a promoted trial goes the way of the one before it, and on."""
+    tuner = tuning.OptimizerTuner(
+        ORACLES.HyperbandOracle(objective="val_loss", seed=1, max_epochs=4, factor=2),
+        hypermodel(),
+        strategy=strategy,
+        directory=tmp_path,
+        project_name="p",
+    )
+    given = dict(epochs=1, batch_size=16, validation_data=blobs(1))
+    training = Training.from_fit(tuner.oracle.objective, *blobs(), **given)
+    found = {result.number: result for result in tuner.results(training)}
+    assert {(r.status, r.strategy) for r in found.values()} == {("ok", strategy)}
+    epochs = {number: r.hyperparameters["tuner/epochs"] for number, r in found.items()}
+    assert sorted(set(epochs.values())) == [1, 2, 4]
+    assert epochs == {number: r.epoch for number, r in found.items()}
+    promoted = [r for r in found.values() if r.hyperparameters["tuner/initial_epoch"]]
+    assert len(promoted) > 3
+    scores = [trial.score for trial in tuner.oracle.trials.values()]
+    assert tuner.oracle.get_best_trials(1)[0].score == min(scores)
+    for r in promoted:
+        before = found[int(r.hyperparameters["tuner/trial_id"])].curves["val_loss"]
+        assert r.curves["val_loss"][: len(before)] == before
+    if strategy == "map":  # what Hyperband notes about a trial makes no program of its own
+        assert len(tuner._together._populations) == 2
 
 
 @pytest.mark.parametrize(

@@ -80,15 +80,20 @@ class Together:
                 key=lambda pair: self._kind(pair[1]),
             )
         ]
-        epochs = self.training.epochs
-        for begin, end in itertools.pairwise([0, *rungs, epochs]):
+        epochs = [trial.epochs(self.training.epochs) for trial in asked]
+        for begin, end in itertools.pairwise([0, *sorted({*rungs, *epochs})]):
             curves: dict[int, list[float]] = {}
             for group in groups:
-                self.say(f"{len(group.alive)} trials of {group.optimizer}, epoch {end} of {epochs}")
+                self.say(
+                    f"{len(group.alive)} trials of {group.optimizer}, epoch {end} of {max(epochs)}"
+                )
                 curves.update(group.train(end - begin))
-            kept = set(survivors(curves)) if curves and end < epochs else ()
+            at_end = {index for index in curves if epochs[index] == end}
+            kept = curves.keys() - at_end
+            if kept and end in rungs:
+                kept &= set(survivors(curves))
             for group in groups:
-                group.keep(kept, PRUNED if end < epochs else OK)
+                group.keep(kept, at_end)
         results = {index: result for group in groups for index, result in group.results()}
         return [results[index] for index in range(len(asked))]
 
@@ -115,7 +120,7 @@ class Together:
             hyperparameters=values,
             seeds=seeds,
             trials=max(1, trials * len(first) // len(asked)),  # that share its program
-            epochs=training.epochs,
+            epochs=max(trial.epochs(training.epochs) for trial in first.values()),
             callbacks=training.all_callbacks,
             class_weight=training.class_weight,
             chunk_size=self.lanes,
@@ -125,9 +130,13 @@ class Together:
         return choice
 
     def _kind(self, trial: Asked) -> str:
-        """What trials of one program have in common."""
+        """What trials of one program have in common; Hyperband's notes (`tuner/`) make no other."""
         traced = {f"{trial.optimizer}/{name}" for name in self._traced(trial)}
-        fixed = {k: v for k, v in trial.hyperparameters.items() if k not in traced}
+        fixed = {
+            name: value
+            for name, value in trial.hyperparameters.items()
+            if name not in traced and not name.startswith("tuner/")
+        }
         return repr((trial.optimizer, sorted(fixed.items())))
 
     def _traced(self, trial: Asked) -> dict[str, str]:
@@ -232,15 +241,15 @@ class _Group:
         elif stopped:
             known["status"] = OK
 
-    def keep(self, kept: Container[int], status: str) -> None:
-        """Goes on with some lanes; the others end, with this status if they have none."""
+    def keep(self, kept: Container[int], at_end: Container[int]) -> None:
+        """Goes on with some lanes; the others end, before their time if not `at_end`."""
         lanes, good = [], []
         for lane, index in enumerate(self.alive):
             known = self.known[index]
             if index in kept and known["status"] is None:
                 lanes.append(lane)
                 continue
-            known["status"] = known["status"] or status
+            known["status"] = known["status"] or (OK if index in at_end else PRUNED)
             if self.finds:
                 known["facts"] = facts_of(self.population.model(lane).optimizer)
             if known["status"] == OK:

@@ -116,6 +116,10 @@ class Asked:
             hp.values["optimizer"] = self.optimizer
         return hp
 
+    def epochs(self, otherwise: int) -> int:
+        """How many epochs KerasTuner's Hyperband gives it, or what other oracles leave it with."""
+        return self.hyperparameters.get("tuner/epochs", otherwise)
+
     def result(self, **known: Any) -> TrialResult:
         """What became of it; `known` are the other fields of `TrialResult`."""
         return TrialResult(
@@ -134,7 +138,7 @@ class Training:
     Attributes:
         train: The training data.
         validation: The validation data.
-        epochs: Of each trial, unless it ends early.
+        epochs: Of each trial, unless it ends early or Hyperband says how many it gets.
         objective: What is optimized.
         callbacks: Keras callbacks; each trial gets a copy.
         class_weight: As in `fit`.
@@ -210,7 +214,8 @@ class Training:
             model = hypermodel.build(asked.hp())
             if isinstance(hypermodel, OptimizerHyperModel):
                 share_program(model, hypermodel.space.traced(asked.optimizer).values())
-            self.fit(hypermodel, asked.hp(), model, recorder)
+            training = dataclasses.replace(self, epochs=asked.epochs(self.epochs))
+            training.fit(hypermodel, asked.hp(), model, recorder)
             facts = facts_of(getattr(model, "optimizer", None))
         except Exception as error:
             status, cause = FAILED, one_line(error)
