@@ -216,4 +216,4 @@ def _json(figures: dict[str, go.Figure]) -> str:
 
 
 def _packed(script: str) -> str:
-    return base64.b64encode(gzip.compress(script.encode(), 9, mtime=0)).decode()
+    return base64.b64encode(gzip.compress(script.encode(), 6, mtime=0)).decode()
