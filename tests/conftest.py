@@ -38,6 +38,7 @@ ONCE = {
     "test_search": (),
     "test_sharing": (),
     "test_studies": (),
+    "test_study_folder": (),
     "test_weights": (),
     "test_readme": (),
     "test_cli": ("test_other_backend", "test_backend_that"),

@@ -14,6 +14,8 @@ import pytest
 pytest.importorskip("typer")
 pytest.importorskip("keras_tuner")
 
+import optuna
+import sqlalchemy
 from rich.console import Console
 
 import keras_adamfamily as kaf
@@ -149,6 +151,19 @@ def test_heatmap(studies, folder, monkeypatch, capsys):
     assert [point["score"] for point in points] == [trial.score for trial in trials]
     assert points[0]["learning_rate"] == trials[0].short_hyperparameters["learning_rate"]
     assert code == 0 and sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize("path", ["picture", "there"])
+def test_heatmap_is_written_where_it_says(path, studies, folder, monkeypatch, capsys):
+    (folder / "there").mkdir()
+    before = sorted(folder.rglob("*"))
+    code, out, err = run(monkeypatch, capsys, "heatmap", str(studies / "a"), "--out", path)
+    assert (code, out) == (2, "")
+    assert f"must end in .png, .svg, .pdf or .html. Received: '{path}'" in err
+    assert sorted(folder.rglob("*")) == before
+    code, out, _ = run(monkeypatch, capsys, "heatmap", str(studies / "a"), "--out", "a.HTML")
+    assert (code, out) == (0, "a.HTML\n")
+    assert (folder / "a.HTML").read_text("utf-8").startswith("<!doctype html>")
 
 
 def test_compare(studies, monkeypatch, capsys):
@@ -335,6 +350,31 @@ def test_module_that_does_not_import(folder, monkeypatch, capsys):
     )
 
 
+def test_module_that_says_itself_what_it_needs(folder, monkeypatch, capsys):
+    (folder / "needy.py").write_text('raise ModuleNotFoundError("first run setup.sh")')
+    (folder / "deep.py").write_text("import tin")
+    for module, text in (("needy", "first run setup.sh"), ("deep", "No module named 'tin'")):
+        arguments = ["tune", f"{module}:build_model", "--data", "tiny:load_data"]
+        code, _, err = run(monkeypatch, capsys, *arguments)
+        assert code == 1
+        assert err.endswith(f"importing {module} raised ModuleNotFoundError: {text}\n")
+
+
+def test_cause_of_what_the_database_could_not_do(folder, monkeypatch, capsys):
+    """Optuna's own error speaks of invalid data whatever happened."""
+
+    def failing(*_, **__):
+        try:
+            sqlalchemy.create_engine("sqlite://").connect().exec_driver_sql("SELECT a FROM b")
+        except sqlalchemy.exc.OperationalError as error:
+            raise optuna.exceptions.StorageInternalError("invalid data in the commit") from error
+
+    monkeypatch.setattr(tuning, "tune", failing)
+    code, _, err = run(monkeypatch, capsys, *USER)
+    assert code == 1
+    assert err.startswith("adamfamily: error: StorageInternalError: no such table: b; --debug")
+
+
 def test_debug_shows_the_traceback(folder, monkeypatch, capsys):
     code, _, err = run(monkeypatch, capsys, "report", "nowhere", "--debug")
     assert code == 2
@@ -377,6 +417,18 @@ def test_dry_run_says_what_would_be_done_and_does_nothing(folder, monkeypatch, c
     assert {path.name for path in folder.iterdir()} - {"__pycache__"} == {"tiny.py"}
 
 
+def test_dry_run_of_a_model_with_hyperparameters_of_its_own(folder, monkeypatch, capsys):
+    with open(folder / "tiny.py", "a") as file:
+        file.write(
+            "def with_units(hp):\n    hp.Int('units', 2, 5)\n"
+            "    hp.Float('drop', 0.0, 0.5, step=0.25)\n    return build_model()\n"
+        )
+    arguments = ["tune", "tiny:with_units", *USER[2:], "--optimizers", "adamw", "--trials", "40"]
+    code, out, _ = run(monkeypatch, capsys, *arguments, "--dry-run", "--json")
+    assert code == 0
+    assert json.loads(out)["programs"] == 4 * 3
+
+
 def test_ranges_fixed_values_and_starting_points(folder, monkeypatch, capsys):
     arguments = [*USER, "--optimizers", "adamw", "--trials", "2", "--epochs", "1", "--seeds", "0"]
     arguments += ["--range", "learning_rate=1e-3:2e-3", "--fix", "beta_1=0.8", "--json"]
@@ -404,7 +456,10 @@ def test_resume_of_a_model_that_was_an_object_asks_for_a_function():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--range", "learning_rate"], "--range must have numbers"),
+        (["--range", "learning_rate"], "--range must have the form NAME=LOW:HIGH, not"),
+        (["--range", "learning_rate=1:"], "--range must have the form NAME=LOW:HIGH, not"),
+        (["--range", "learning_rate=a:b"], "--range must have numbers, not 'a'"),
+        (["--start", "learning_rate=abc"], "`starting_points` must lie in the space.*'abc'"),
         (["--range", "learning_rate=2:1"], "must be \\(low, high\\) with 0 < low < high"),
         (["--fix", "beta_1"], "--fix must have the form NAME=VALUE"),
         (["--start", "learning_rate=7"], "`starting_points` must lie in the space"),

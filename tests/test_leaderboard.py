@@ -61,6 +61,15 @@ def test_intervals_of_degenerate_runs():
     assert evidence.interval([0.5] * 3, [0.25] * 3) == (0.25, 0.25)
 
 
+@pytest.mark.filterwarnings("error")
+def test_intervals_of_runs_that_differ_by_rounding():
+    for runs in ([0.3, 0.1 + 0.2, 0.3, 0.3], [0.5] * 19 + [np.nextafter(0.5, 1.0)]):
+        assert evidence.interval(runs) == pytest.approx((runs[0], runs[0]), rel=1e-12)
+        assert evidence.interval([1e-9 * run for run in runs])[0] == pytest.approx(1e-9 * runs[0])
+    low, high = evidence.interval([0.0] * 19 + [0.01])
+    assert 0.0 <= low < 0.0005 < high
+
+
 # The test.
 
 
@@ -224,6 +233,16 @@ def test_lost_finals_do_not_win_and_are_not_tested():
 def test_verdict_without_a_result():
     assert finals({"AdamW": [0.9, 0.8]}).verdict() == "No comparison: only AdamW has a result."
     assert WrittenStudy([trial(score=None)]).verdict() == "No winner: no trial ended well."
+    assert WrittenStudy([], optimizers=["AdamW"]).verdict() == "No winner: no trial has ended."
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-7])
+def test_difference_is_nothing_where_float32_tells_no_more(scale):
+    near = [scale * (0.1 + 1e-9 * number) for number in range(8)]
+    equal = finals({"AdamW": near, "SGDW": [run + 1e-9 * scale for run in near]}).verdict()
+    assert "by 0 (" in equal
+    far = finals({"AdamW": near, "SGDW": [run + 0.02 * scale for run in near]}).verdict()
+    assert f"SGDW wins, ahead of AdamW by {0.02 * scale:.2g} (" in far
     searched = WrittenStudy([trial("AdamW", 0.5), trial("SGDW", 0.6)]).verdict()
     assert searched == (
         "No clear winner: nothing was trained on fresh seeds. "

@@ -81,6 +81,22 @@ def test_report_of_many_optimizers_that_minimize():
     assert "lower is better" in page
 
 
+def test_many_optimizers_leave_room_for_the_lines():
+    """The legend is above the plot, in rows of three."""
+    names = [*("AdamW", "NAdamW", "SGDW", "Adam", "SGD", "AMSGrad", "ADOPT", "Nadam", "Adagrad")]
+    few, many = (landscape(some, trials=4, seeds=2) for some in (names[:3], names))
+    for draw in (figures.sensitivity, figures.best_of, figures.history):
+        assert draw(many).layout.height - draw(few).layout.height == 22
+
+
+def test_small_scores_are_not_shown_as_zero():
+    names = {"AdamW": [3.1e-6, 3.2e-6, 3.4e-6], "SGDW": [5.1e-6, 5.3e-6, 5.2e-6]}
+    page = body(render(finals(names, direction="min", objective="val_loss")))
+    assert "<td>3.233e-06 ± 1.5e-07</td><td>3</td>" in page
+    assert re.search(r"<td>-2e-06</td><td>-2\.\de-06 to -1\.\de-06</td>", page)
+    assert "0.0000" not in page
+
+
 def test_plots_are_strict_json(page):
     text = re.search('<script type="application/json" id="figures">(.*?)</script>', page)[1]
     assert "<" not in text

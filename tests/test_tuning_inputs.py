@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -172,3 +174,17 @@ def test_a_model_of_a_class_of_ones_own_is_not_copied():
     model.compile(loss="mse")
     with pytest.raises(ValueError, match="class of its own, Scaled.*Pass a function"):
         tuning.OptimizerHyperModel(model, **LENGTH)
+
+
+def test_cause_of_an_input_of_another_shape_is_told(tmp_path):
+    """Keras's first line says only which layer was called."""
+
+    def wide():
+        model = keras.Sequential([keras.Input((7,)), keras.layers.Dense(3)])
+        model.compile(loss="mse")
+        return model
+
+    with pytest.raises(RuntimeError) as caught:
+        tuning.tune(wide, blobs(), blobs(1), directory=tmp_path / "s", **QUIET)
+    assert re.search(r"\b7\b.*\(16, 3\)|\b7\b.*\b3\b", str(caught.value))
+    assert "\x1b" not in str(caught.value)

@@ -37,4 +37,6 @@ def _explain(error: Exception) -> tuple[int, str]:
         return WRONG_USAGE, str(error)
     if isinstance(error, (RuntimeError, ImportError)):
         return FAILED_RUN, str(error)
-    return FAILED_RUN, f"{type(error).__name__}: {error}; --debug shows where"
+    # Of the database, such as a disk that is full; Optuna's own error says something else.
+    cause = getattr(error.__cause__, "orig", error)
+    return FAILED_RUN, f"{type(error).__name__}: {cause}; --debug shows where"

@@ -81,8 +81,9 @@ def imported(reference: str) -> Callable:
     try:
         module = importlib.import_module(module_name)
     except Exception as error:
-        if isinstance(error, ModuleNotFoundError) and module_name.startswith(error.name):
-            raise Usage(f"there is no module {error.name!r} here, nor is one installed") from error
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing and f"{module_name}.".startswith(f"{missing}."):
+            raise Usage(f"there is no module {missing!r} here, nor is one installed") from error
         raise RuntimeError(
             f"importing {module_name} raised {type(error).__name__}: {error}"
         ) from error

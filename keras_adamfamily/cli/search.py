@@ -285,6 +285,8 @@ def _as_range(text: str) -> tuple[str, tuple[float, float]]:
     """`learning_rate=1e-4:1e-1`"""
     name, _, limits = text.partition("=")
     low, _, high = limits.partition(":")
+    if not (low.strip() and high.strip()):
+        raise Usage(f"--range must have the form NAME=LOW:HIGH, not {text!r}")
     return name.strip(), (_as_number("--range", low), _as_number("--range", high))
 
 

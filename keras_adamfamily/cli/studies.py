@@ -61,13 +61,13 @@ def report(folder: Folder, as_json: AsJson = False) -> None:
     from keras_adamfamily.tuning.progress import show_leaderboard
 
     study = tuning.Study(folder)
-    study.write()
     if as_json:
         _print_json(result(study) | {"report": str(folder / "report.html")})
-        return
-    console = console_of_output()
-    show_leaderboard(study, console)
-    _print_path(folder / "report.html")
+    else:
+        show_leaderboard(study, console_of_output())
+    study.write()
+    if not as_json:
+        _print_path(folder / "report.html")
 
 
 @app.command(help=HEATMAP_HELP, epilog=EXIT_CODES)

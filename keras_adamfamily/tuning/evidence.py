@@ -18,6 +18,7 @@ from scipy import special, stats
 LEVEL = 0.95
 SIGNIFICANCE = 0.05
 BOOTSTRAP_FROM = 20
+ROUNDING = 1e-12
 PERMUTATIONS = 2**14  # all of them up to 14 pairs; beyond, as many at random
 
 
@@ -25,12 +26,12 @@ def interval(a: Sequence[float], b: Sequence[float] | None = None) -> tuple[floa
     """Where the mean lies (of `a`, or of `a` minus that of `b`) with 95 % confidence.
 
     Student's (Welch's for two samples), or the bootstrap's BCa from 20 runs on; `None` for fewer
-    than two.
+    than two. What differs by rounding alone is taken to be equal.
     """
     samples = [np.asarray(sample, float) for sample in (a, b) if sample is not None]
     if min(map(len, samples)) < 2:
         return None
-    if all(np.ptp(sample) == 0.0 for sample in samples):
+    if all(np.ptp(sample) <= ROUNDING * np.abs(sample).max() for sample in samples):
         mean = float(_statistic(*samples))
         return mean, mean
     if min(map(len, samples)) >= BOOTSTRAP_FROM:

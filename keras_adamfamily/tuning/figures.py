@@ -40,7 +40,7 @@ def forest(rows: Sequence[LeaderboardRow], objective: str, names: Sequence[str])
             x=runs,
             y=[name] * len(runs),
             mode="markers",
-            hovertemplate="one run: %{x:.4f}<extra></extra>",
+            hovertemplate="one run: %{x:.4g}<extra></extra>",
             marker={"color": color, "size": 7, "opacity": 0.35},
         )
         bars = None
@@ -59,7 +59,7 @@ def forest(rows: Sequence[LeaderboardRow], objective: str, names: Sequence[str])
             y=[name],
             error_x=bars,
             mode="markers",
-            hovertemplate="mean of " + str(len(runs)) + " runs: %{x:.4f}<extra></extra>",
+            hovertemplate="mean of " + str(len(runs)) + " runs: %{x:.4g}<extra></extra>",
             marker={"color": color, "size": 12, "symbol": "diamond"},
         )
     figure.update_yaxes(autorange="reversed", type="category", title_text=None, showgrid=False)
@@ -72,7 +72,7 @@ def forest(rows: Sequence[LeaderboardRow], objective: str, names: Sequence[str])
 
 def learning_curves(study: Study, metric: str) -> go.Figure:
     """A metric by epoch: the best trial of each optimizer, and behind it all others, faint."""
-    figure = _figure("epoch", metric)
+    figure = _figure("epoch", metric, entries=len(study.space.optimizers))
     everything, bests = [], []
     for index, optimizer in enumerate(study.space.optimizers):
         trials = [t for t in study.scoring.of(SEARCH, optimizer) if metric in t.curves]
@@ -118,7 +118,8 @@ def learning_curves(study: Study, metric: str) -> go.Figure:
 
 def sensitivity(study: Study) -> go.Figure:
     """The score by learning rate, and its upper envelope: a broad top needs little care."""
-    figure = _figure("learning rate", study.settings.objective)
+    entries = len(study.space.optimizers)
+    figure = _figure("learning rate", study.settings.objective, entries=entries)
     figure.update_xaxes(**log_axis(study, "learning_rate"))
     low, high = _score_range(study)
     figure.update_yaxes(range=_padded([low, high]))
@@ -275,7 +276,8 @@ def heat(
 
 def best_of(study: Study) -> go.Figure:
     """How good the best of n random trials is: the median over all ways to draw them, and luck."""
-    figure = _figure("trials", f"best {study.settings.objective}")
+    entries = len(study.space.optimizers)
+    figure = _figure("trials", f"best {study.settings.objective}", entries=entries)
     for index, optimizer in enumerate(study.space.optimizers):
         trials = study.scoring.of(SEARCH, optimizer)
         costs = [study.scoring.cost(trial.score) for trial in trials]
@@ -307,7 +309,7 @@ def best_of(study: Study) -> go.Figure:
             **group,
             mode="lines",
             line=_line(index) | {"width": 2.5},
-            hovertemplate="best of %{x}: %{y:.4f}<extra>" + html.escape(optimizer) + "</extra>",
+            hovertemplate="best of %{x}: %{y:.4g}<extra>" + html.escape(optimizer) + "</extra>",
         )
     figure.update_yaxes(range=_padded(_score_range(study)))
     return figure
@@ -323,7 +325,9 @@ def history(study: Study, clock: bool = False) -> go.Figure:
     if clock and max(ends, default=0.0) - start > 180.0:
         unit, length = "minutes", 60.0
     figure = _figure(
-        f"{unit} since the start" if clock else "trials", f"best {study.settings.objective} so far"
+        f"{unit} since the start" if clock else "trials",
+        f"best {study.settings.objective} so far",
+        entries=len(study.space.optimizers),
     )
     for index, optimizer in enumerate(study.space.optimizers):
         trials = study.scoring.of(SEARCH, optimizer)
@@ -342,7 +346,7 @@ def history(study: Study, clock: bool = False) -> go.Figure:
             name=html.escape(optimizer),
             mode="lines",
             line=_line(index) | {"shape": "hv"},
-            hovertemplate="%{x:.3g}: %{y:.4f}<extra>" + html.escape(optimizer) + "</extra>",
+            hovertemplate="%{x:.3g}: %{y:.4g}<extra>" + html.escape(optimizer) + "</extra>",
         )
     figure.update_yaxes(range=_padded(_score_range(study)))
     return figure
@@ -403,7 +407,7 @@ def _envelope(study: Study, points: Iterable[TrialResult]) -> tuple[list[float],
 
 def _label(study: Study, trial: TrialResult) -> str:
     """What is shown when the pointer rests on a trial."""
-    score = "" if trial.score is None else f"{study.settings.objective} {trial.score:.4f}"
+    score = "" if trial.score is None else f"{study.settings.objective} {trial.score:.4g}"
     status = "" if trial.status == OK else f"{trial.status} in epoch {trial.epoch}"
     values = (
         f"{name.replace('_', ' ')} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
@@ -471,8 +475,12 @@ def _padded(values: Iterable[float]) -> list[float]:
     return [low - margin, high + margin]
 
 
-def _figure(x: str, y: str, height: int = 380) -> go.Figure:
-    """An empty figure that is legible on light and on dark pages; the page colors the text."""
+def _figure(x: str, y: str, height: int = 380, entries: int = 0) -> go.Figure:
+    """An empty figure that is legible on light and on dark pages; the page colors the text.
+
+    It grows with the entries of the legend, of which three fit in a row.
+    """
+    height += 22 * max(0, math.ceil(entries / 3) - 2)
     figure = go.Figure()
     figure.update_layout(
         template="none",

@@ -18,15 +18,19 @@ def save(study: Study, optimizers: Sequence[str], path: Path) -> None:
     """Writes the heat maps of these optimizers side by side; the suffix of `path` says as what.
 
     Raises:
-        ValueError: If the learning rate or the weight decay was not searched, or matplotlib does
-            not know the suffix.
+        ValueError: If the learning rate or the weight decay was not searched, or the path has no
+            suffix, or one that matplotlib does not know.
     """
+    if not path.suffix:  # matplotlib would write to another path
+        raise ValueError(
+            f"the picture's path must end in .png, .svg, .pdf or .html. Received: {str(path)!r}"
+        )
     for argument in ("learning_rate", "weight_decay"):
         missing = [name for name in optimizers if argument not in study.space.ranges[name]]
         if missing:
             raise ValueError(f"a heat map needs a search of {argument}; {missing[0]} had it fixed")
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".html":
+    if path.suffix.lower() == ".html":
         path.write_text(_page(study, optimizers), "utf-8")
     else:
         _drawn(study, optimizers).savefig(path, bbox_inches="tight")

@@ -193,6 +193,8 @@ def _compared(a: LeaderboardRow, b: LeaderboardRow) -> Comparison:
     else:
         samples = (list(a.finals.values()), list(b.finals.values()))
         difference = a.mean - b.mean
+    if abs(difference) < 1e-7 * max(abs(a.mean), abs(b.mean)):  # float32 tells no more
+        difference = 0.0
     n = min(map(len, samples))
     low, high = evidence.interval(*samples) or (None, None)
     return Comparison(
@@ -210,7 +212,8 @@ def verdict(rows: Sequence[LeaderboardRow]) -> str:
     """In plain words: which optimizer won, or that the runs do not tell."""
     first, *others = rows
     if first.search_score is None:
-        return "No winner: no trial ended well."
+        happened = "ended well" if any(row.trials for row in rows) else "has ended"
+        return f"No winner: no trial {happened}."
     others = [row for row in others if row.search_score is not None]
     if not others:
         return f"No comparison: only {first.optimizer} has a result."
@@ -258,8 +261,7 @@ def _described(comparison: Comparison, with_p: bool = True) -> str:
     figures = f"{low:.2g} to {high:.2g}"
     if with_p:
         figures += f", p = {comparison.p:.2g}"
-    ahead = round(abs(comparison.difference), 7)  # float32 tells no more
-    return f"{comparison.optimizer} by {ahead:.2g} ({figures})"
+    return f"{comparison.optimizer} by {abs(comparison.difference):.2g} ({figures})"
 
 
 def _listed(names: Any) -> str:

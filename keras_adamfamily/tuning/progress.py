@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from rich import box
 from rich.console import Console, Group
 from rich.live import Live
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
@@ -109,7 +110,7 @@ class Progress:
         outcome = (
             f"{trial.status}: {trial.cause}"
             if trial.score is None
-            else f"{self.study.settings.objective} {trial.score:.4f}"
+            else f"{self.study.settings.objective} {decimal(trial.score)}"
         )
         if trial.status == PRUNED:
             outcome += f", stopped in epoch {trial.epoch}"
@@ -120,7 +121,7 @@ class Progress:
     def _picture(self) -> Group:
         """The bar, the best of each optimizer so far, and what is going on."""
         bests = "   ".join(
-            f"{name} {'-' if math.isinf(cost) else format(self.study.scoring.sign * cost, '.4f')}"
+            f"{name} {'-' if math.isinf(cost) else decimal(self.study.scoring.sign * cost)}"
             f" ({self.counts[name]})"
             for name, cost in self.best.items()
         )
@@ -150,12 +151,28 @@ def show_leaderboard(study: Study, console: Console) -> None:
 
 
 def show_rows(rows: Sequence[LeaderboardRow], objective: str, console: Console) -> None:
-    """Prints a leaderboard."""
+    """Prints a leaderboard, the hyperparameters below it where they do not fit."""
     names = list(dict.fromkeys(name for row in rows for name in row.hyperparameters))
+    console.print(Text(f"\n{objective}: mean ± std on fresh seeds, and the search"))
+    whole, short = _table(rows, names), _table(rows, [])
+    if _width(whole) <= console.width:
+        console.print(whole)
+        return
+    short.width = _width(short)
+    console.print(short, crop=False)
+    for row in rows:
+        values = "  ".join(f"{name} {number(x)}" for name, x in row.hyperparameters.items())
+        console.print(Text(f"{row.optimizer}: {values or '-'}"), soft_wrap=True)
+    console.print()
+
+
+def _table(rows: Sequence[LeaderboardRow], names: Sequence[str]) -> Table:
+    """A leaderboard with the hyperparameters of these names; no cell is cut."""
     headers = ["", "optimizer", "fresh seeds", "n", "search", *names, "trials", "s/trial"]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for header in headers:
-        table.add_column(Text(header.replace("_", "\n")), vertical="bottom")
+        heading = Text(header.replace("_", "\n"))
+        table.add_column(heading, vertical="bottom", no_wrap=header != "trials")
     for row in rows:
         values = [number(row.hyperparameters.get(name)) for name in names]
         cells = [
@@ -167,8 +184,13 @@ def show_rows(rows: Sequence[LeaderboardRow], objective: str, console: Console) 
             *values,
         ]
         table.add_row(*map(Text, [*cells, count(row), seconds(row)]))
-    console.print(Text(f"\n{objective}: mean ± std on fresh seeds, and the search"))
-    console.print(table)
+    return table
+
+
+def _width(table: Table) -> int:
+    """How wide it is when no cell is cut or wrapped."""
+    console = Console(width=10_000)
+    return Measurement.get(console, console.options, table).maximum
 
 
 def fresh(row: LeaderboardRow) -> str:
@@ -177,7 +199,7 @@ def fresh(row: LeaderboardRow) -> str:
         return f"{row.finals_lost} of {row.n} did not end well"
     if row.mean is None:
         return "-"
-    return f"{row.mean:.4f}" + ("" if row.std is None else f" ± {row.std:.4f}")
+    return decimal(row.mean) + ("" if row.std is None else f" ± {decimal(row.std, digits=2)}")
 
 
 def count(row: LeaderboardRow) -> str:
@@ -199,6 +221,12 @@ def duration(total: float) -> str:
     if whole < 3600:
         return f"{whole // 60}:{whole % 60:02d} min"
     return f"{whole // 3600}:{whole % 3600 // 60:02d} h"
+
+
+def decimal(value: float, sign: str = "", digits: int = 4) -> str:
+    """A score with four decimals; where these would hide it, or it is huge, to so many digits."""
+    is_plain = value == 0.0 or 1e-3 <= abs(value) < 1e5
+    return format(value, f"{sign}.4f" if is_plain else f"{sign}.{digits}g")
 
 
 def number(value) -> str:

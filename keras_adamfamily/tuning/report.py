@@ -12,7 +12,7 @@ from keras_adamfamily import registry
 from keras_adamfamily.tuning import evidence, figures, leaderboard
 from keras_adamfamily.tuning.importance import FEWEST_TRIALS, importance
 from keras_adamfamily.tuning.page import Page, table
-from keras_adamfamily.tuning.progress import count, duration, fresh, number, seconds
+from keras_adamfamily.tuning.progress import count, decimal, duration, fresh, number, seconds
 from keras_adamfamily.tuning.study import Study
 from keras_adamfamily.tuning.trial import OK, PRUNED, SEARCH, TrialResult
 
@@ -148,7 +148,7 @@ def _leaderboard(study: Study, page: Page) -> None:
             table(
                 ["Optimizer", "Difference", "95 % interval", "p", "Runs", "Told apart"],
                 [
-                    [c.optimizer, f"{c.difference:+.4f}", _between(c.low, c.high, "+")]
+                    [c.optimizer, decimal(c.difference, "+", 2), _between(c.low, c.high, "+")]
                     + [number(c.p), f"{c.n} {'pairs' if c.paired else 'each'}"]
                     + ["yes" if c.is_told_apart else "no"]
                     for c in compared
@@ -445,7 +445,7 @@ def _values(trial: TrialResult) -> str:
 
 
 def _between(low: float | None, high: float | None, sign: str = "") -> str:
-    return "-" if low is None else f"{low:{sign}.4f} to {high:{sign}.4f}"
+    return "-" if low is None else f"{decimal(low, sign, 2)} to {decimal(high, sign, 2)}"
 
 
 def _state(optimizer: str) -> str:

@@ -252,7 +252,8 @@ def plan(
     seconds = choice.seconds.get(choice.strategy)
     numbers = {f"{name}/{argument}" for name, own in asked.space.ranges.items() for argument in own}
     statics = [hp for hp in oracle.hyperparameters.space if hp.name not in numbers]
-    kinds = math.prod(len(getattr(hp, "values", range(count * share))) for hp in statics)
+    # Choices; what has none may be another in each trial.
+    kinds = math.prod(len(list(getattr(hp, "values", range(count * share)))) for hp in statics)
     return SearchPlan(
         space=asked.space,
         trials=count * share,

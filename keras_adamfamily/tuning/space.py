@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -245,7 +246,9 @@ class SearchSpace:
         for key, value in point.items():
             for name in names:
                 limits = self.ranges.get(name, {}).get(key.removeprefix(f"{name}/"))
-                if limits is not None and not limits[0] <= value <= limits[1]:
+                if limits is None:
+                    continue
+                if not isinstance(value, numbers.Real) or not limits[0] <= value <= limits[1]:
                     outside.append(
                         f"{key} {value!r} of {name}, searched from {limits[0]:g} to {limits[1]:g}"
                     )

@@ -15,6 +15,7 @@ import os
 import platform
 import re
 import secrets
+import urllib.parse
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -47,23 +48,34 @@ class Storage:
         study_name: What the names of its groups begin with; studies of other names may share a
             PostgreSQL database.
         direction: `"max"` or `"min"`.
+        is_new: Whether an SQLite file may be made. One that cannot be written is read.
 
     Raises:
         ValueError: If the URL is of another database, or the database cannot be opened or is not
-            one of Optuna's.
+            one of Optuna's, or an SQLite file is missing.
         ModuleNotFoundError: If the database's driver is not installed.
     """
 
-    def __init__(self, url: str, study_name: str, direction: str):
+    def __init__(self, url: str, study_name: str, direction: str, is_new: bool = True):
         self.url = _checked(url)
+        is_file = self.url.get_backend_name() == "sqlite"
+        if is_file and not is_new and not Path(self.url.database).exists():
+            raise ValueError(
+                f"the trials of the study are not there: {self.url.database!r} is missing. Put the "
+                "file back, or search in a new folder"
+            )
         self.study_name = study_name
         self.direction = DIRECTIONS[direction]
         self.worker = f"{platform.node()}-{os.getpid()}-{secrets.token_hex(3)}"
         try:
-            # Two processes that make Optuna's tables at once get in each other's way.
-            with _locks_of(self.url, "").exclusive():
-                self._optuna = _open(self.url)
-            self._locks = _locks_of(self.url, study_name)
+            if is_file and _is_for_reading(Path(self.url.database)):
+                self._optuna = _open(_unchanging(Path(self.url.database)))
+                self._locks = _NoLocks(Path(self.url.database))
+            else:
+                # Two processes that make Optuna's tables at once get in each other's way.
+                with _locks_of(self.url, "").exclusive():
+                    self._optuna = _open(self.url)
+                self._locks = _locks_of(self.url, study_name)
         except ImportError as error:
             raise ModuleNotFoundError(
                 f"`storage` {self.public_url!r} needs a package that is not installed: "
@@ -94,10 +106,14 @@ class Storage:
     def group(self, name: str) -> optuna.Study:
         """The Optuna study of a group, made if there is none."""
         if name not in self._groups:
+            full = f"{self.study_name}/{name}"
             with quiet():
+                if isinstance(self._locks, _NoLocks):
+                    self._groups[name] = optuna.load_study(study_name=full, storage=self._optuna)
+                    return self._groups[name]
                 self._groups[name] = optuna.create_study(
                     storage=self._optuna,
-                    study_name=f"{self.study_name}/{name}",
+                    study_name=full,
                     direction=self.direction,
                     load_if_exists=True,
                 )
@@ -252,7 +268,7 @@ def _open(url: sqlalchemy.URL) -> optuna.storages.RDBStorage:
         arguments = {"connect_args": {"timeout": 60}}
     with quiet():
         storage = optuna.storages.RDBStorage(url.render_as_string(False), engine_kwargs=arguments)
-    if url.get_backend_name() == "sqlite":
+    if url.get_backend_name() == "sqlite" and "immutable" not in url.query:
         sqlalchemy.event.listen(storage.engine, "connect", _write_ahead)
         storage.engine.dispose()  # connect again, with it
     return storage
@@ -285,6 +301,41 @@ def _locks_of(url: sqlalchemy.URL, study_name: str) -> _FileLocks | _AdvisoryLoc
     if url.get_backend_name() == "sqlite":
         return _FileLocks(Path(url.database))
     return _AdvisoryLocks(url, study_name)
+
+
+def _is_for_reading(database: Path) -> bool:
+    """Whether there is such a file, to be looked at alone."""
+    paths = database, database.parent
+    return database.exists() and not all(os.access(path, os.W_OK) for path in paths)
+
+
+def _unchanging(database: Path) -> sqlalchemy.URL:
+    """The URL of an SQLite file that is read without a lock or anything else written beside it."""
+    log = database.with_name(database.name + "-wal")
+    if log.exists() and log.stat().st_size:
+        raise ValueError(
+            f"its latest trials are in {str(log)!r}, which can only be read where the folder can "
+            "be written: copy the folder"
+        )
+    path = urllib.parse.quote(str(database.absolute()))
+    query = {"mode": "ro", "immutable": "1", "uri": "true"}
+    return sqlalchemy.URL.create("sqlite", database=f"file:{path}", query=query)
+
+
+class _NoLocks:
+    """For a database that cannot be written."""
+
+    def __init__(self, database: Path):
+        self.database = database
+
+    def exclusive(self) -> contextlib.AbstractContextManager:
+        raise PermissionError(
+            f"the study in {str(self.database.parent)!r} can be looked at, but it cannot go on: "
+            "the folder or the database in it cannot be written"
+        )
+
+    def release(self) -> None:
+        pass
 
 
 class _FileLocks:

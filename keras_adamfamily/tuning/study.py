@@ -111,7 +111,9 @@ class Study:
                 f"`directory` must be the folder of a study, with a study.json in it. "
                 f"Received: directory={str(directory)!r} ({type(error).__name__})"
             ) from error
-        self.storage = Storage(url, self.name, self.settings.direction)
+        # The environments are known once the database is there.
+        is_new = not self.environments
+        self.storage = Storage(url, self.name, self.settings.direction, is_new)
         self.refresh()
 
     def refresh(self) -> None:
@@ -437,8 +439,11 @@ def _write_study(
 def _write(path: Path, text: str) -> None:
     """Writes a file whole or not at all."""
     new = path.with_name(f"{path.name}.new{os.getpid()}")
-    new.write_text(text, "utf-8")
-    os.replace(new, path)
+    try:
+        new.write_text(text, "utf-8")
+        os.replace(new, path)
+    finally:
+        new.unlink(missing_ok=True)
 
 
 def _brief(value: Any, limit: int = 60) -> str:

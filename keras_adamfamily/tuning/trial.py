@@ -9,6 +9,7 @@ import gc
 import math
 import os
 import platform
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -301,8 +302,14 @@ def facts_of(optimizer: keras.optimizers.Optimizer) -> dict[str, Any]:
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:
-    """An exception as one line: its type and the first line that says something."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    """An exception as one line: its type and the first line that says something.
+
+    In Keras's errors of layers the first one says where, and a terminal is to print the next bold.
+    """
+    text = re.sub(r"\x1b\[[\d;]*m", "", str(error))
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if len(lines) > 1 and lines[0].startswith("Exception encountered when calling"):
+        del lines[0]
     text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
     return text if len(text) <= limit else text[: limit - 3] + "..."
 

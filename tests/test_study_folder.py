@@ -1,0 +1,145 @@
+"""A study's folder: what is lost or cannot be written is said, and nothing is made up or left."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import shutil
+
+import pytest
+
+pytest.importorskip("keras_tuner")
+
+from rich.console import Console
+
+from keras_adamfamily.tuning import progress, storage
+from keras_adamfamily.tuning.study import Study
+from tests.studies import finals, landscape
+
+
+@pytest.fixture
+def written():
+    return landscape(("AdamW", "SGDW"), trials=2, seeds=1)
+
+
+@pytest.fixture
+def folder(written, tmp_path):
+    study = Study.open(tmp_path / "what? 100 %23#", written.settings)
+    for trial in written.trials:
+        study.add(trial)
+    study.write()
+    study.close()
+    return study.directory
+
+
+def contents(folder):
+    return {path: path.is_file() and path.read_bytes() for path in sorted(folder.rglob("*"))}
+
+
+def test_a_lost_database_is_not_taken_for_an_empty_one(folder, written):
+    for path in folder.glob("study.db*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    before = contents(folder)
+    for look in (Study, lambda folder: Study.open(folder, written.settings)):
+        with pytest.raises(ValueError, match="trials of the study are not there: .* is missing"):
+            look(folder)
+    assert contents(folder) == before
+
+
+def test_a_study_that_was_begun_and_killed_at_once_can_begin(folder, written):
+    """Its `study.json` comes before its database."""
+    for path in [*folder.glob("*.json"), *folder.glob("study.db*")]:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    shutil.rmtree(folder)
+    Study.open(folder, written.settings).close()
+    text = (folder / "study.json").read_text()
+    for path in folder.glob("study.db*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    begin, rest = text.split('"environments": [')
+    (folder / "study.json").write_text(f'{begin}"environments": [{rest[rest.index("]") :]}')
+    study = Study.open(folder, written.settings)
+    assert (study.trials, len(study.environments)) == ([], 1)
+    study.close()
+
+
+def test_a_folder_that_cannot_be_written_can_be_looked_at(folder, written, tmp_path, monkeypatch):
+    usual = Study(folder)
+    usual.close()
+    monkeypatch.setattr(storage, "_is_for_reading", lambda database: True)  # also for root
+    before = contents(folder)
+    study = Study(folder)
+    assert study.trials == usual.trials and len(study.trials) == len(written.trials)
+    assert study.verdict() == written.verdict()
+    study.report(tmp_path / "elsewhere.html")
+    with pytest.raises(PermissionError, match="can be looked at, but it cannot go on"):
+        Study.open(folder, written.settings)
+    with pytest.raises(PermissionError, match="cannot go on"):
+        study.storage.lock()
+    study.close()
+    assert contents(folder) == before
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write")
+def test_permissions_tell_what_cannot_be_written(folder):
+    os.chmod(folder, 0o500)
+    try:
+        assert storage._is_for_reading(folder / "study.db")
+        assert Study(folder).trials
+    finally:
+        os.chmod(folder, 0o700)
+    assert not storage._is_for_reading(folder / "study.db")
+
+
+def test_trials_that_are_only_in_the_log_are_not_passed_over(folder, tmp_path, monkeypatch):
+    """SQLite reads the log beside a database only where it may write there."""
+    study = Study(folder)
+    study.add(study.trials[0])
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    study.close()
+    assert (copy / "study.db-wal").stat().st_size
+    monkeypatch.setattr(storage, "_is_for_reading", lambda database: True)
+    with pytest.raises(ValueError, match="latest trials are in .*study.db-wal.*copy the folder"):
+        Study(copy)
+
+
+def test_a_file_that_cannot_be_finished_leaves_nothing(folder, monkeypatch):
+    before = contents(folder)
+    study = Study(folder)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="No space left"):
+        study.report()
+    study.close()
+    assert contents(folder).keys() == before.keys()
+
+
+@pytest.mark.parametrize("width", [30, 60, 80, 120, 200])
+def test_leaderboard_is_whole_at_any_width(width):
+    study = finals({"NAdamW": [3.1e-6, 3.2e-6, 3.4e-6], "SGDW": [0.51, 0.53, 0.52]})
+    many = {f"NAdamW/{name}": 0.12345678 for name in ("beta_1", "one_minus_beta_2", "epsilon")}
+    many["schedule"] = "warm_restarts(T_0=10, T_mult=2)"
+    for trial in study.trials:
+        if trial.optimizer == "NAdamW":
+            trial.hyperparameters.update(many)
+    out = io.StringIO()
+    progress.show_leaderboard(study, Console(file=out, width=width))
+    text = out.getvalue()
+    assert "…" not in text
+    for part in ("NAdamW", "SGDW", "0.5200 ± 0.0100", "3.233e-06 ± 1.5e-07", "0.1235"):
+        assert part in text
+    assert "warm_restarts(T_0=10, T_mult=2)" in text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.97131, "0.9713"), (0.0, "0.0000"), (3e-6, "3e-06"), (-1.23456e-4, "-0.0001235")]
+    + [(123.4, "123.4000"), (1e27, "1e+27"), (-0.001, "-0.0010")],
+)
+def test_decimal(value, text):
+    assert progress.decimal(value) == text
+    assert progress.decimal(value, "+") == (text if value < 0 else f"+{text}")
