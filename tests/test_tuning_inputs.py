@@ -185,6 +185,6 @@ def test_cause_of_an_input_of_another_shape_is_told(tmp_path):
         return model
 
     with pytest.raises(RuntimeError) as caught:
-        tuning.tune(wide, blobs(), blobs(1), directory=tmp_path / "s", **QUIET)
-    assert re.search(r"\b7\b.*\(16, 3\)|\b7\b.*\b3\b", str(caught.value))
+        tuning.tune(wide, blobs(), blobs(1), directory=tmp_path / "s", console=QUIET)
+    assert re.search(r"\b7\b.*\b3\b", str(caught.value))
     assert "\x1b" not in str(caught.value)
