@@ -478,9 +478,9 @@ def _padded(values: Iterable[float]) -> list[float]:
 def _figure(x: str, y: str, height: int = 380, entries: int = 0) -> go.Figure:
     """An empty figure that is legible on light and on dark pages; the page colors the text.
 
-    It grows with the entries of the legend, of which three fit in a row.
+    It grows with the entries of the legend, of which two fit in a row of a narrow one.
     """
-    height += 22 * max(0, math.ceil(entries / 3) - 2)
+    height += 28 * max(0, math.ceil(entries / 2) - 2)
     figure = go.Figure()
     figure.update_layout(
         template="none",
