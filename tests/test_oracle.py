@@ -509,6 +509,27 @@ def test_chief_and_workers(kind, tmp_path):
     assert results["best"]["optimizer"] in ("AdamW", "SGDW")
 
 
+def test_what_lost_a_trial_is_said_where_it_ran(tmp_path):
+    """In a cluster the chief keeps the trials, without what was wrong with them."""
+
+    def build(hp):
+        if hp.Int("units", 1, 2) == 2:
+            raise OSError("no such wheel")
+        return build_model()
+
+    notes = []
+    tuner = tuning.OptimizerTuner(
+        ORACLES.GridSearchOracle(objective="val_loss"),
+        hypermodel(build, ["AdamW"], fix={"learning_rate": 1e-3, "weight_decay": 0.1}),
+        strategy="fit",
+        directory=tmp_path,
+        note=notes.append,
+    )
+    trials = search(tuner).trials.values()
+    assert sorted(t.status for t in trials) == ["COMPLETED", "FAILED"]
+    assert notes == ["AdamW trial 1 failed: OSError: no such wheel"]
+
+
 class Scripted(ORACLES.RandomSearchOracle):
     """Answers as it was told, and then stops; remembers who is left."""
 

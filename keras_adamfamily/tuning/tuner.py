@@ -56,7 +56,7 @@ class OptimizerTuner(keras_tuner.Tuner):
         seed: The random seed of every trial, 0 by default: the same for all, so that they differ
             by their hyperparameters alone.
         note: Called with lines of text that a user may want to see, such as why a strategy was
-            chosen; `print` by default.
+            chosen or a trial was lost; `print` by default.
         say: Called with what is going on now; by default nothing is said.
         **kwargs: Of `keras_tuner.Tuner`: `directory`, `project_name`, `overwrite`.
 
@@ -126,8 +126,10 @@ class OptimizerTuner(keras_tuner.Tuner):
         training = self._training(*fit_args, **fit_kwargs)
         self.save()  # the oracle keeps the trials as they end; with this a new tuner goes on
         with without_old_objects():
-            for _ in self.results(training):
-                pass
+            for result in self.results(training):
+                if result.cause:  # KerasTuner's chief is not told it
+                    name = f"{result.optimizer} trial {result.number}".strip()
+                    self.note(f"{name} {result.status}: {result.cause}")
 
     def run_trial(self, trial: Trial, *fit_args: Any, **fit_kwargs: Any) -> float:
         """Trains one trial by `fit`; returns the objective after its last epoch."""
