@@ -20,6 +20,7 @@ import contextlib
 import functools
 import math
 import numbers
+import threading
 import types
 import warnings
 
@@ -37,6 +38,8 @@ SMALL, PIECE = 2**16, 2**18
 TINY = 2**13
 #: Elements of a piece for a fused kernel, which runs on all threads and so is costly to start.
 CUT = 2**20
+#: To trace and to compile sets what is global: threads that train models take turns.
+_COMPILING = threading.Lock()
 
 
 def available() -> bool:
@@ -98,24 +101,33 @@ class Kernels:
             gs = [grads[i].contiguous().resolve_neg() for i in positions]
             fs = [factors and factors[i] for i in positions]
             states = [o._states[indices[i]] for i in positions]
-            weights = [_contiguous(o._trainable_variables[indices[i]]._value) for i in positions]
+            held = [o._trainable_variables[indices[i]]._value for i in positions]
+            weights = [w.contiguous() for w in held]  # Keras's `Orthogonal` makes transposed ones
             pairs = zip(gs, weights, strict=True)
             gs = [g.clone() if g.data_ptr() == w.data_ptr() else g for g, w in pairs]
             state = {name: [s[name]._value for s in states] for name in states[0]}
-            if self.fused and _fits(weights) and not self._takes_passes(gs, fs, c, fraction):
-                parts = _parts(gs, fs, weights, state)
-                if all(self._fused(*part, c, fraction) for part in parts):
-                    continue
-            if c.decay is not None and self.programs is not None:  # one for what decays or not
-                fraction = torch.as_tensor(c.decay if decays else 0.0).to(gs[0])
-            scalars = Scalars(c, fraction)
-            for unit in units:
-                columns = [column[unit] for column in (gs, weights, *state.values())]
-                tensors, factor = _joined(columns, fs[unit], flat)
-                traits = o._traits[indices[positions[unit.start]]]
-                sums += self._run(tensors, factor, flat, tuple(state), traits, scalars)
-                _hand_back(tensors[1], columns[1])
+            if not self._by_fused(gs, fs, weights, state, c, fraction):
+                if c.decay is not None and self.programs is not None:  # one for what decays or not
+                    fraction = torch.as_tensor(c.decay if decays else 0.0).to(gs[0])
+                scalars = Scalars(c, fraction)
+                for unit in units:
+                    columns = [column[unit] for column in (gs, weights, *state.values())]
+                    tensors, factor = _joined(columns, fs[unit], flat)
+                    traits = o._traits[indices[positions[unit.start]]]
+                    sums += self._run(tensors, factor, flat, tuple(state), traits, scalars)
+                    _hand_back(tensors[1], columns[1])
+            for w, new in zip(held, weights, strict=True):
+                if new is not w:
+                    w.copy_(new)
         return sums
+
+    def _by_fused(self, grads, factors, weights, state, c, fraction) -> bool:
+        """Whether PyTorch's own kernel computes the step; then it has been made."""
+        if not self.fused or not _fits(weights):
+            return False
+        if self._takes_passes(grads, factors, c, fraction):
+            return False
+        return all(self._fused(*p, c, fraction) for p in _parts(grads, factors, weights, state))
 
     def _takes_passes(self, grads, factors, c, fraction) -> bool:
         """Whether a program needs one pass where the fused kernel has others beside its own.
@@ -208,7 +220,8 @@ class Kernels:
                 c = types.SimpleNamespace(**given)
                 return self._update(inputs[:count], factor, names, known, c, fraction)
 
-            program, depends_on_sizes = _compiled(update, inputs)
+            with _COMPILING:
+                program, depends_on_sizes = _compiled(update, inputs)
             self.programs[for_shapes if depends_on_sizes else key] = program
         return program, inputs
 
@@ -344,13 +357,6 @@ def _is_large(tensor) -> bool:
     return tensor.numel() > SMALL and tensor.device.type == "cpu"
 
 
-def _contiguous(weight):
-    """A weight with its elements in order in memory; Keras's `Orthogonal` makes transposed ones."""
-    if not weight.is_contiguous():
-        weight.data = weight.data.contiguous()
-    return weight
-
-
 def _scaled(grads, factors) -> list:
     if all(factor is not None for factor in factors):
         return list(torch._foreach_mul(grads, factors))
@@ -479,7 +485,9 @@ def _fused_adagrad(grads, weights, state, c, fraction) -> bool:
 
 
 def _fits(weights) -> bool:
-    return weights[0].dtype == torch.float32 and weights[0].device.type in ("cpu", "cuda")
+    device = weights[0].device
+    alike = all(w.dtype == torch.float32 and w.device == device for w in weights)
+    return alike and device.type in ("cpu", "cuda")
 
 
 def _decay_first(weights, fraction, within=False) -> float:

@@ -31,7 +31,7 @@ class Programs:
         self.optimizer = optimizer
         size = sum(math.prod(variable.shape) for variable in optimizer._trainable_variables)
         self._is_large = size >= COMPILE_FROM
-        self._program = functools.cache(self._make)
+        self._program = functools.lru_cache(16)(self._make)
 
     def run(self, grads, indices) -> None:
         """`_accumulate_or_step`, by a program where there can be one."""
@@ -40,11 +40,19 @@ class Programs:
         is_dense = all(isinstance(g, tf.Tensor) for g in grads)
         if self._is_large and is_dense and not tf.distribute.has_strategy():
             rate = tf.convert_to_tensor(self.optimizer._rate())
-            self._program(tuple(indices))(grads, rate)
+            self._program(tuple(indices), self._constants())(grads, rate)
         else:
             self.optimizer._accumulate_or_step(grads, indices)
 
-    def _make(self, indices):
+    def _constants(self) -> tuple:
+        """What may be assigned to an optimizer that is built, and is written into the program."""
+        o = self.optimizer
+        decay = type(o._weight_decay) if o.is_tunable("weight_decay") else repr(o._weight_decay)
+        first = o.is_tunable("initial_learning_rate") or o._given("initial_learning_rate")
+        clipping = o.clipnorm, o.clipvalue, o.global_clipnorm
+        return decay, first, *clipping, o.ema_momentum, o.ema_overwrite_frequency
+
+    def _make(self, indices, constants):
         def program(grads, rate):
             with backends.for_xla():
                 self.optimizer._accumulate_or_step(grads, indices, rate)

@@ -1,6 +1,8 @@
 """PyTorch's fast ways to make a step compute what the plain one does: rule by rule, eagerly."""
 
+import concurrent.futures
 import functools
+import time
 import warnings
 
 import numpy as np
@@ -253,7 +255,7 @@ def test_weights_of_any_layout(name, clipping, monkeypatch, plainly):
 
     def run():
         variable = keras.Variable(value)
-        variable._value.data = value.T.contiguous().T
+        variable._value.data = value.T.clone(memory_format=torch.contiguous_format).T
         assert not variable.value.is_contiguous()
         optimizer = make(name, learning_rate=0.1, **clipping)
         for gradient in gradients:
@@ -261,6 +263,74 @@ def test_weights_of_any_layout(name, clipping, monkeypatch, plainly):
         return [variable.value.detach().numpy().copy()]
 
     assert largest_difference(run(), plainly(run)) < 1e-6
+
+
+@pytest.mark.parametrize("name", ["AdamW", "Nadam"])
+def test_transposed_weights_stay_where_they_are(name, plainly):
+    """Who shares their memory, such as a tied layer, sees each step."""
+
+    def run():
+        (variable,) = variables_of([np.arange(6.0).reshape(2, 3)], "float32")
+        memory = variable.value.detach().T.contiguous()
+        variable._value.data = memory.T
+        optimizer = make(name, learning_rate=0.1)
+        for _ in range(2):
+            optimizer.apply([torch.ones(2, 3)], [variable])
+        assert variable._value.data_ptr() == memory.data_ptr()
+        assert torch.equal(memory.T, variable.value)
+        return [memory.numpy().copy()]
+
+    assert largest_difference(run(), plainly(run)) < 1e-6
+    assert not np.allclose(run()[0], np.arange(6.0).reshape(2, 3).T)
+
+
+@pytest.mark.parametrize("name", ["AdamW", "SGD", "Adagrad"])
+@pytest.mark.parametrize("halved", [0, 1])
+def test_a_model_that_was_partly_halved_by_pytorch(name, halved):
+    """Its Keras variables do not know: their dtype is what they were made with."""
+    start, gradients = random_problem(steps=2)
+    variables = variables_of(start, "float32")
+    optimizer = make(name, learning_rate=0.01)
+    optimizer.build(variables)
+    variables[halved]._value.data = variables[halved]._value.data.half()
+    exact = variables_of(start, "float32")
+    other = make(name, learning_rate=0.01)
+    for grads in gradients:
+        grads = [torch.from_numpy(g).float() for g in grads]
+        optimizer.apply(grads, variables)
+        other.apply(grads, exact)
+    for index, (v, e) in enumerate(zip(variables, exact, strict=True)):
+        v, e = (x.value.detach().float().numpy() for x in (v, e))
+        assert np.allclose(v, e, rtol=0, atol=4e-3 if index == halved else 1e-6)
+
+
+def test_threads_compile_one_after_the_other(monkeypatch, plainly):
+    """TorchInductor sets what is global meanwhile."""
+    start, gradients = random_problem(steps=2)
+    inside, most = [], []
+
+    def slowly(update, inputs):
+        inside.append(1)
+        time.sleep(0.05)
+        most.append(len(inside))
+        inside.pop()
+        return update, True
+
+    def run(name):
+        variables = variables_of(start, "float32")
+        optimizer = kaf.get(name).__class__(0.01, clipnorm=0.5)
+        for grads in gradients:
+            optimizer.apply([torch.from_numpy(g).float() for g in grads], variables)
+        return [v.value.detach().numpy() for v in variables]
+
+    names = ["RMSprop", "Adadelta", "Nadam"]
+    alone = plainly(lambda: [run(name) for name in names])
+    monkeypatch.setattr(kernels, "COMPILE_FROM", 0)
+    monkeypatch.setattr(kernels, "_compiled", slowly)
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        together = list(pool.map(run, names))
+    assert len(most) >= 3 and max(most) == 1
+    assert all(largest_difference(*pair) < 1e-6 for pair in zip(alone, together, strict=True))
 
 
 def test_gradients_of_any_layout(plainly):

@@ -127,3 +127,38 @@ def test_a_learning_rate_that_changes(large):
     optimizer.learning_rate = 0.5
     optimizer.apply([tf.ones(())], [variable])
     assert np.isclose(to_numpy(variable), 0.4)
+
+
+CHANGES = {
+    "weight_decay": 0.5,
+    "initial_learning_rate": 2.0,
+    "clipnorm": 1e-3,
+    "ema_momentum": 0.1,
+    "ema_overwrite_frequency": 1,
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize("tunable", [(), ("weight_decay", "initial_learning_rate")])
+def test_what_is_assigned_between_eager_steps_counts(name, tunable, monkeypatch):
+    """As it does for small models, whose steps read it each time."""
+
+    def run(compile_from):
+        monkeypatch.setattr(programs, "COMPILE_FROM", compile_from)
+        variables = [keras.Variable([1.0, 2.0])]
+        arguments = {"weight_decay": kaf.Decoupled(0.01), "clipnorm": 1e6, "use_ema": True}
+        optimizer = kaf.SGD(0.1, initial_learning_rate=0.1, tunable=tunable, **arguments)
+        path = []
+        for value in (None, CHANGES[name], CHANGES[name]):
+            if value is not None:
+                setattr(optimizer, name, kaf.Decoupled(value) if name == "weight_decay" else value)
+            optimizer.apply([tf.constant([1.0, -2.0])], variables)
+            path += [to_numpy(v) for v in (*variables, *optimizer.variables)]
+        made = optimizer._programs._program.cache_info().misses
+        return path, made
+
+    (plain, none), (compiled, made) = run(np.inf), run(0)
+    assert (none, made) == (0, 1 if name in tunable else 2)
+    for a, b in zip(plain, compiled, strict=True):
+        assert np.allclose(a, b, rtol=1e-6)
+    assert not np.allclose(plain[-1], plain[len(plain) // 3 - 1])

@@ -168,9 +168,12 @@ def test_a_random_tf_dataset():
 
 
 @needs["tensorflow"]
-def test_the_length_of_a_tf_dataset():
+def test_the_length_of_a_tf_dataset(monkeypatch):
     unknown = tf_dataset().filter(lambda x, y: True)
     assert Data.of(unknown).steps == 3
+    monkeypatch.setattr("keras_adamfamily.tuning.data.MOST_BATCHES", 2)
+    with pytest.raises(ValueError, match="has more than 2 or no end.*take"):
+        Data.of(unknown.repeat().filter(lambda x, y: True))
     with pytest.raises(ValueError, match="endless.*take"):
         Data.of(tf_dataset().repeat())
     with pytest.raises(ValueError, match="a batch at least"):

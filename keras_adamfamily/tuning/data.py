@@ -8,9 +8,10 @@ and PyTorch are never imported for that: an object of theirs can only exist wher
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
@@ -20,6 +21,8 @@ from keras_adamfamily.validation import check_integer, optional
 
 #: The most that `Data.arrays` reads into memory by default, in bytes.
 LIMIT = 2**29
+#: Batches of data that do not say how many they are, beyond which they are taken to be endless.
+MOST_BATCHES = 10**6
 
 
 class Data:
@@ -213,6 +216,17 @@ class _Batches(Data):
         return keras.tree.map_structure(lambda *parts: np.concatenate(parts), *batches)
 
 
+def _counted(name: str, batches: Iterable) -> int:
+    """The number of batches, where only reading them tells."""
+    count = sum(1 for _ in itertools.islice(batches, MOST_BATCHES + 1))
+    if count > MOST_BATCHES:
+        raise ValueError(
+            f"`{name}` does not say how many batches it has, and has more than {MOST_BATCHES} or "
+            "no end. Give it an end, such as `.take(batches)` of a `tf.data.Dataset`"
+        )
+    return count
+
+
 class _TensorFlow(_Batches):
     """A batched `tf.data.Dataset`."""
 
@@ -220,7 +234,7 @@ class _TensorFlow(_Batches):
         count = int(self._data.cardinality())
         if count == -1:
             raise ValueError(f"`{self._name}` is endless: end an epoch with `.take(batches)`")
-        return count if count >= 0 else sum(1 for _ in self._data)
+        return count if count >= 0 else _counted(self._name, self._data)
 
     def _read(self):
         return (_checked_batch(self._name, batch) for batch in self._data)
@@ -268,7 +282,7 @@ class _Torch(_Batches):
         try:
             return len(self._data)
         except TypeError:  # an iterable dataset without a length
-            return sum(1 for _ in self._data)
+            return _counted(self._name, self._data)
 
     def _read(self):
         if not self._in_order:
