@@ -72,7 +72,7 @@ def forest(rows: Sequence[LeaderboardRow], objective: str, names: Sequence[str])
 
 def learning_curves(study: Study, metric: str) -> go.Figure:
     """A metric by epoch: the best trial of each optimizer, and behind it all others, faint."""
-    figure = _figure("epoch", metric, entries=len(study.space.optimizers))
+    figure = _figure("epoch", metric, names=study.space.optimizers)
     everything, bests = [], []
     for index, optimizer in enumerate(study.space.optimizers):
         trials = [t for t in study.scoring.of(SEARCH, optimizer) if metric in t.curves]
@@ -118,8 +118,7 @@ def learning_curves(study: Study, metric: str) -> go.Figure:
 
 def sensitivity(study: Study) -> go.Figure:
     """The score by learning rate, and its upper envelope: a broad top needs little care."""
-    entries = len(study.space.optimizers)
-    figure = _figure("learning rate", study.settings.objective, entries=entries)
+    figure = _figure("learning rate", study.settings.objective, names=study.space.optimizers)
     figure.update_xaxes(**log_axis(study, "learning_rate"))
     low, high = _score_range(study)
     figure.update_yaxes(range=_padded([low, high]))
@@ -276,8 +275,7 @@ def heat(
 
 def best_of(study: Study) -> go.Figure:
     """How good the best of n random trials is: the median over all ways to draw them, and luck."""
-    entries = len(study.space.optimizers)
-    figure = _figure("trials", f"best {study.settings.objective}", entries=entries)
+    figure = _figure("trials", f"best {study.settings.objective}", names=study.space.optimizers)
     for index, optimizer in enumerate(study.space.optimizers):
         trials = study.scoring.of(SEARCH, optimizer)
         costs = [study.scoring.cost(trial.score) for trial in trials]
@@ -327,7 +325,7 @@ def history(study: Study, clock: bool = False) -> go.Figure:
     figure = _figure(
         f"{unit} since the start" if clock else "trials",
         f"best {study.settings.objective} so far",
-        entries=len(study.space.optimizers),
+        names=study.space.optimizers,
     )
     for index, optimizer in enumerate(study.space.optimizers):
         trials = study.scoring.of(SEARCH, optimizer)
@@ -475,12 +473,12 @@ def _padded(values: Iterable[float]) -> list[float]:
     return [low - margin, high + margin]
 
 
-def _figure(x: str, y: str, height: int = 380, entries: int = 0) -> go.Figure:
+def _figure(x: str, y: str, height: int = 380, names: Sequence[str] = ()) -> go.Figure:
     """An empty figure that is legible on light and on dark pages; the page colors the text.
 
-    It grows with the entries of the legend, of which two fit in a row of a narrow one.
+    It grows with the names in the legend, of which two fit in a row of a narrow one.
     """
-    height += 28 * max(0, math.ceil(entries / 2) - 2)
+    height += 28 * max(0, math.ceil(len(names) / 2) - 2)
     figure = go.Figure()
     figure.update_layout(
         template="none",
