@@ -37,7 +37,7 @@ def optimized_program(optimizer):
         return compiled.as_text(), kept, compiled.cost_analysis()["bytes accessed"]
     import tensorflow as tf
 
-    program = optimizer._programs._program((0,))
+    program = optimizer._programs._program((0,), optimizer._programs._constants())
     arguments = [tf.constant(gradient)], tf.constant(0.1)
     return program.experimental_get_compiler_ir(*arguments)(stage="optimized_hlo"), 0, 0
 
