@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import contextlib
 import dataclasses
 import itertools
 import math
@@ -503,18 +502,14 @@ def _rehearse(hypermodel: OptimizerHyperModel, training: Training) -> int:
         epochs=1,
         callbacks=(),
     )
-    is_jax = keras.config.backend() == "jax"
-    if is_jax:
+    if keras.config.backend() == "jax":
         xla.use_compilation_cache()
     keras.backend.clear_session()
     try:
         hp = keras_tuner.HyperParameters()
         hypermodel.build(hp)
         model = hypermodel.build(hp)  # twice: it must be a new one
-        # What draws initial weights is kept for the trials, so that is compiled like theirs.
-        is_quick = is_jax and model.built
-        with xla.compiled_quickly() if is_quick else contextlib.nullcontext():
-            batch.fit(hypermodel, hp, model)
+        batch.fit(hypermodel, hp, model)
     except Exception as error:
         raise RuntimeError(f"`build_model` gave no model that trains: {one_line(error)}") from error
     logs = model.history.history.items()

@@ -88,18 +88,6 @@ def use_compilation_cache(directory: str | os.PathLike | None = None) -> Path:
 
 
 @contextlib.contextmanager
-def compiled_quickly() -> Iterator[None]:
-    """Programs that run once are compiled in half the time, and slower ones."""
-    name = "jax_disable_most_optimizations"
-    was_set = jax.config.read(name)
-    jax.config.update(name, True)
-    try:
-        yield
-    finally:
-        jax.config.update(name, was_set)
-
-
-@contextlib.contextmanager
 def without_collector() -> Iterator[None]:
     """Tracing makes many objects that stay, among which Python's collector would look for garbage.
 
