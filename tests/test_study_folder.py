@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import os
 import shutil
 
@@ -37,9 +38,13 @@ def contents(folder):
     return {path: path.is_file() and path.read_bytes() for path in sorted(folder.rglob("*"))}
 
 
-def test_a_lost_database_is_not_taken_for_an_empty_one(folder, written):
+def lose_database(folder):
     for path in folder.glob("study.db*"):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def test_a_lost_database_is_not_taken_for_an_empty_one(folder, written):
+    lose_database(folder)
     before = contents(folder)
     for look in (Study, lambda folder: Study.open(folder, written.settings)):
         with pytest.raises(ValueError, match="trials of the study are not there: .* is missing"):
@@ -49,15 +54,9 @@ def test_a_lost_database_is_not_taken_for_an_empty_one(folder, written):
 
 def test_a_study_that_was_begun_and_killed_at_once_can_begin(folder, written):
     """Its `study.json` comes before its database."""
-    for path in [*folder.glob("*.json"), *folder.glob("study.db*")]:
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    shutil.rmtree(folder)
-    Study.open(folder, written.settings).close()
-    text = (folder / "study.json").read_text()
-    for path in folder.glob("study.db*"):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    begin, rest = text.split('"environments": [')
-    (folder / "study.json").write_text(f'{begin}"environments": [{rest[rest.index("]") :]}')
+    lose_database(folder)
+    content = json.loads((folder / "study.json").read_text())
+    (folder / "study.json").write_text(json.dumps(content | {"environments": []}))
     study = Study.open(folder, written.settings)
     assert (study.trials, len(study.environments)) == ([], 1)
     study.close()

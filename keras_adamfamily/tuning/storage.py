@@ -9,6 +9,7 @@ the system takes back when it dies, and then the next one takes over what it lef
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -58,19 +59,18 @@ class Storage:
 
     def __init__(self, url: str, study_name: str, direction: str, is_new: bool = True):
         self.url = _checked(url)
-        is_file = self.url.get_backend_name() == "sqlite"
-        if is_file and not is_new and not Path(self.url.database).exists():
+        file = Path(self.url.database) if self.url.get_backend_name() == "sqlite" else None
+        if file and not is_new and not file.exists():
             raise ValueError(
-                f"the trials of the study are not there: {self.url.database!r} is missing. Put the "
-                "file back, or search in a new folder"
+                f"the trials of the study are not there: {str(file)!r} is missing. Put the file "
+                "back, or search in a new folder"
             )
         self.study_name = study_name
         self.direction = DIRECTIONS[direction]
         self.worker = f"{platform.node()}-{os.getpid()}-{secrets.token_hex(3)}"
         try:
-            if is_file and _is_for_reading(Path(self.url.database)):
-                self._optuna = _open(_unchanging(Path(self.url.database)))
-                self._locks = _NoLocks(Path(self.url.database))
+            if file and _is_for_reading(file):
+                self._optuna, self._locks = _open(_unchanging(file)), _NoLocks(file)
             else:
                 # Two processes that make Optuna's tables at once get in each other's way.
                 with _locks_of(self.url, "").exclusive():
@@ -106,16 +106,14 @@ class Storage:
     def group(self, name: str) -> optuna.Study:
         """The Optuna study of a group, made if there is none."""
         if name not in self._groups:
-            full = f"{self.study_name}/{name}"
+            find = optuna.load_study
+            if not isinstance(self._locks, _NoLocks):
+                find = functools.partial(
+                    optuna.create_study, direction=self.direction, load_if_exists=True
+                )
             with quiet():
-                if isinstance(self._locks, _NoLocks):
-                    self._groups[name] = optuna.load_study(study_name=full, storage=self._optuna)
-                    return self._groups[name]
-                self._groups[name] = optuna.create_study(
-                    storage=self._optuna,
-                    study_name=full,
-                    direction=self.direction,
-                    load_if_exists=True,
+                self._groups[name] = find(
+                    study_name=f"{self.study_name}/{name}", storage=self._optuna
                 )
         return self._groups[name]
 
