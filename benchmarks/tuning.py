@@ -553,9 +553,10 @@ def lines(r):
     yield 4, "... continuation difference", of("halving", "{:.1g}", "difference"), "0"
     yield 4, "... rank of the winner", of("halving", "{} of {}", "rank", "of"), "<= 8 of 81"
     yield 5, "CNN: time / fit", of("cnn", "{:.2f} ({})", "ratio", "chosen"), "<= 1.1"
-    for name, found in r.get("quality", {}).items():
-        found = found if isinstance(found, str) else json.dumps(found)
-        yield 6, f"best loss: {name}", found, "ours least"
+    for name, record in r.get("quality", {}).items():
+        form = "{0[best]:.3f}, random's after {0[trials_to_random]}"
+        found = f"- ({record})" if name == "skipped" else form.format(record)
+        yield 6, f"best loss: {name}", found, "ours least, after half of random's"
     yield 7, "16 suggestions", of("asking", "{:.3f} s", "seconds"), "<= 0.1 s"
     yield 7, "... and in the database", of("asking", "{:.3f} s", "recorded"), ""
     yield 7, "storage a trial", of("tune", "{:.1f} kB", "kb_a_trial"), "<= 5 kB"

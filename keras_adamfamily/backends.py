@@ -52,6 +52,7 @@ __all__ = [
     "for_xla",
     "fuses_results",
     "in_turn",
+    "is_mirrored",
     "is_sparse",
     "is_traced",
     "maximum",
@@ -60,6 +61,7 @@ __all__ = [
     "replace_now",
     "run_if",
     "total",
+    "untraced",
     "view",
 ]
 
@@ -69,6 +71,8 @@ def cast(tensor, dtype: str):
     tensor = tensor.value if isinstance(tensor, keras.Variable) else tensor
     if getattr(tensor, "dtype", None) == _DTYPES.get(dtype, dtype):
         return tensor
+    if isinstance(tensor, float):  # which TensorFlow would cast from float32
+        return ops.convert_to_tensor(tensor, dtype)
     return ops.cast(tensor, dtype)
 
 
@@ -224,6 +228,11 @@ def _native(variable):
     return variable.value if isinstance(variable, keras.Variable) else variable
 
 
+def is_mirrored(variable) -> bool:
+    """Whether a `tf.distribute` strategy keeps a replica of it on each device."""
+    return BACKEND == "tensorflow" and hasattr(_native(variable), "values")
+
+
 def run_if(condition, function, variables) -> None:
     """Runs a function that only assigns to `variables`, if a condition holds.
 
@@ -268,13 +277,18 @@ def colocated(variable):
     return contextlib.nullcontext()
 
 
+def untraced():
+    """A context in which TensorFlow computes at once, also where it is tracing the first step."""
+    return tf.init_scope() if BACKEND == "tensorflow" else contextlib.nullcontext()
+
+
 def replace_now(variable, function) -> None:
     """Assigns `function(variable)` at once, also where TensorFlow is tracing the first step.
 
     It leaves variables that are only created by that trace, and those seen from within a replica.
     """
     if BACKEND == "tensorflow":
-        with tf.init_scope():
+        with untraced():
             is_whole = not tf.distribute.has_strategy() or tf.distribute.in_cross_replica_context()
             if is_whole and _native(variable).is_initialized():
                 variable.assign(function(tf.convert_to_tensor(variable)))

@@ -301,6 +301,12 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         if self.built:
             return
         variables = list(variables)
+        if any(map(backends.is_mirrored, variables)) and not backends.is_mirrored(self._iterations):
+            raise ValueError(
+                "The model was built within the scope of a `tf.distribute` strategy, and this "
+                "optimizer was not, so that each replica would count the steps. Make it within "
+                "`strategy.scope()` too"
+            )
         dtypes = [_compute_dtype(variable) for variable in variables]
         widest = self._widest_dtype = "float64" if "float64" in dtypes else "float32"
         self._hold_learning_rate_in(widest)
@@ -378,7 +384,8 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         if isinstance(held, TunablePeak) and not isinstance(held.peak_now, keras.Variable):
             held.peak_now = self._add_scalar("learning_rate", held.peak_now, dtype)
         if isinstance(held, keras.Variable) and held.dtype not in (dtype, "float64"):
-            value = as_float(held, self._given_learning_rate)
+            with backends.untraced():
+                value = as_float(held, self._given_learning_rate)
             self._untrack_variable(held)
             self._learning_rate = self._add_scalar("learning_rate", value, dtype)
 
@@ -459,9 +466,8 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
             return None if scale == 1.0 else [scale] * len(grads)
         if _in_place():
             return kernels.clipping_factors(grads, *bounds, scale)
-        widest = keras.backend.result_type(*(g.dtype for g in grads))
         norms = [ops.sqrt(backends.total(ops.square, g)) for g in grads]
-        norms = ops.stack([backends.cast(norm, widest) for norm in norms])
+        norms = ops.stack([backends.cast(norm, self._widest_dtype) for norm in norms])
         factors = ops.unstack(scale * clipping_factors(scale * norms, *bounds))
         return [backends.cast(f, g.dtype) for g, f in zip(grads, factors, strict=True)]
 

@@ -39,7 +39,7 @@ class Programs:
             grads = [backends.densify(g) if backends.is_sparse(g) else g for g in grads]
         is_dense = all(isinstance(g, tf.Tensor) for g in grads)
         if self._is_large and is_dense and not tf.distribute.has_strategy():
-            rate = tf.convert_to_tensor(self.optimizer._rate())
+            rate = backends.cast(self.optimizer._rate(), self.optimizer._widest_dtype)
             self._program(tuple(indices), self._constants())(grads, rate)
         else:
             self.optimizer._accumulate_or_step(grads, indices)

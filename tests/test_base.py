@@ -219,6 +219,29 @@ def test_repeated_rows_are_merged_before_clipping(clip):
     assert np.allclose(*results, atol=1e-6)
 
 
+@pytest.mark.parametrize("clip", ["clipnorm", "global_clipnorm"])
+def test_float64_gradients_are_clipped_in_float64(clip, x64):
+    gradient = np.array([1 / 3, 7.1])
+    (variable,) = variables_of([np.zeros(2)], "float64")
+    optimizer = kaf.SGD(1.0, **{clip: 1.0})
+    optimizer.apply([ops.convert_to_tensor(gradient, "float64")], [variable])
+    assert np.allclose(-to_numpy(variable), gradient / np.hypot(*gradient), rtol=1e-15)
+
+
+def test_a_rate_by_a_function_is_not_rounded(x64):
+    (variable,) = variables_of([np.zeros(2)], "float64")
+    kaf.SGD(lambda: 0.01).apply([ops.ones(2, "float64")], [variable])
+    assert np.array_equal(to_numpy(variable), [-0.01, -0.01])
+
+
+def test_a_float64_layer_among_others_trains(x64):
+    """TensorFlow makes the optimizer's state while it traces the first step."""
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, dtype="float64")])
+    model.compile(kaf.AdamW(0.01), "mse")
+    model.fit(np.ones((32, 3)), np.ones((32, 2)), verbose=0)
+    assert float(to_numpy(model.optimizer.learning_rate)) == 0.01
+
+
 def test_the_whole_model_pass_runs_in_the_widest_precision(x64):
     seen = []
 

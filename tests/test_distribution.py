@@ -78,6 +78,41 @@ class TestMirroredStrategy:
                 one, other = (v.numpy() for v in variable.value.values)
                 assert np.array_equal(one, other)  # both devices hold the same state
 
+    def test_a_model_that_is_built_in_a_scope_gets_its_optimizer_there(self):
+        keras_tuner = pytest.importorskip("keras_tuner")
+        from keras_adamfamily import tuning
+
+        strategy, curves = two_devices(), []
+
+        def build(scope):
+            with scope:
+                model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(2)])
+                model.compile(loss="mse")
+            return model
+
+        space = tuning.SearchSpace(["SGDW"])
+        given = build(strategy.scope())
+        for build_model in (
+            lambda: build(contextlib.nullcontext()),
+            lambda: build(strategy.scope()),
+            given,
+        ):
+            hypermodel = tuning.OptimizerHyperModel(build_model, space, dataset_size=48, epochs=2)
+            keras.utils.set_random_seed(0)
+            model = hypermodel.build(keras_tuner.HyperParameters())
+            fitted = model.fit(FEATURES[:48], TARGETS[:48], 16, 2, verbose=0, shuffle=False)
+            curves.append(fitted.history["loss"])
+            assert to_numpy(model.optimizer.iterations) == 6
+        assert model.distribute_strategy is strategy
+        assert_same(curves[1:], curves[:1] * 2)
+
+    def test_an_optimizer_made_outside_of_the_scope_is_refused(self):
+        with two_devices().scope():
+            model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(2)])
+        model.compile(kaf.AdamW(), "mse")
+        with pytest.raises(ValueError, match=r"within `strategy.scope\(\)` too"):
+            model.fit(FEATURES[:48], TARGETS[:48], verbose=0)
+
     @pytest.mark.parametrize("rule", RULES)
     def test_gradients_of_the_replicas_are_summed(self, rule):
         import tensorflow as tf

@@ -24,6 +24,8 @@ import pytest
 pytest.importorskip("typer")
 pytest.importorskip("keras_tuner")
 
+from optuna.trial import TrialState
+
 from keras_adamfamily import tuning
 from keras_adamfamily.tuning.storage import Storage, running
 from tests.helpers import TINY
@@ -183,6 +185,30 @@ study = tuning.tune(
     optimizers=["AdamW", "SGDW"], max_trials=16, epochs=2, finalist_seeds=2, objective="val_loss",
 )
 """
+
+
+@pytest.mark.slow
+def test_a_process_whose_connection_was_lost_goes_on(postgres):
+    """Another trains its trial again, as of one that has died; the first result stays."""
+    import sqlalchemy
+
+    def one(trials, limit):
+        return [running({}, {})] * limit
+
+    first, second = (Storage(postgres, "study", "min") for _ in range(2))
+    (trial,) = first.claim("a", 1, one)
+    cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+    with sqlalchemy.create_engine(first.url).connect() as connection:
+        connection.execute(sqlalchemy.text(cut))
+    (again,) = second.claim("a", 1, one)
+    assert again.number == trial.number
+    for storage, score in ((second, 1.0), (first, 2.0)):
+        storage.finish(trial, TrialState.COMPLETE, score, {"score": score}, [score])
+    assert second.results("a") == [{"score": 1.0}]
+    (later,) = first.claim("a", 1, one)
+    assert later.number == 1 and not second.is_abandoned(second.trials("a")[1])
+    first.close()
+    second.close()
 
 
 @pytest.mark.slow

@@ -142,3 +142,17 @@ def test_leaderboard_is_whole_at_any_width(width):
 def test_decimal(value, text):
     assert progress.decimal(value) == text
     assert progress.decimal(value, "+") == (text if value < 0 else f"+{text}")
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["postgresql://me:hunter2@127.0.0.1:1/db", "postgresql://me@127.0.0.1:1/db?password=hunter2"],
+)
+def test_a_password_is_not_written_down(url, written, tmp_path):
+    """Also where the database cannot be reached; and PostgreSQL may take it from elsewhere."""
+    pytest.importorskip("psycopg")
+    with pytest.raises(ValueError, match="cannot be opened") as caught:
+        Study.open(tmp_path / "s", written.settings, url)
+    text = (tmp_path / "s" / "study.json").read_text()
+    assert "hunter2" not in text + str(caught.value) and "***" not in text
+    assert json.loads(text)["storage"] == "postgresql+psycopg://me@127.0.0.1:1/db"

@@ -141,6 +141,27 @@ def test_a_random_pydataset():
     refused(Redrawing(), "on_epoch_begin")
 
 
+class Shuffled(Sequence):
+    """Its batches in a new order in each reading, so that the first may be the smaller last one."""
+
+    def __init__(self, seed):
+        super().__init__()
+        self.random = np.random.default_rng(seed)
+
+    def __getitem__(self, index):
+        if index == 0:
+            self.order = self.random.permutation(self.count)
+        x, y = super().__getitem__(self.order[index])
+        return x[:, : 1 + index % 2], y  # nor are they equally wide, as padded ones
+
+
+def test_batches_in_random_order_have_one_size_and_one_fingerprint():
+    found = [Data.of(Shuffled(seed)) for seed in range(20)]
+    assert {data.batch_size for data in found} == {8}
+    random = {data.fingerprint for data in found if not data._is_fixed}
+    assert len(random) == 1 and sum(data._is_fixed for data in found) < 10
+
+
 class LateNoise(Sequence):
     def __getitem__(self, index):
         x, y = super().__getitem__(index)

@@ -188,3 +188,88 @@ def test_cause_of_an_input_of_another_shape_is_told(tmp_path):
         tuning.tune(wide, blobs(), blobs(1), directory=tmp_path / "s", console=QUIET)
     assert re.search(r"\b7\b.*\b3\b", str(caught.value))
     assert "\x1b" not in str(caught.value)
+
+
+class Doubled(keras.layers.Layer):
+    def call(self, x):
+        return 2.0 * x
+
+
+@pytest.mark.once("torch", "jax")
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_what_is_set_for_all_models_is_set_for_those_of_a_search_and_afterwards(
+    strategy, tmp_path, monkeypatch
+):
+    policy, seen = keras.config.dtype_policy(), []
+
+    def build():
+        seen.append(keras.config.dtype_policy().name)
+        config = {"class_name": "Doubled", "config": {}}  # found in the scope alone
+        doubled = keras.layers.deserialize(config)
+        model = keras.Sequential([keras.Input((3,)), doubled, keras.layers.Dense(3)])
+        model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        return model
+
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    keras.config.disable_interactive_logging()
+    try:
+        with keras.saving.custom_object_scope({"Doubled": Doubled}):
+            study = tune(tmp_path, build, strategy=strategy, max_trials=2, finalist_seeds=1)
+        assert {trial.status for trial in study.trials} == {"ok"}
+        assert set(seen) == {"mixed_bfloat16"} == {keras.config.dtype_policy().name}
+        assert not keras.config.is_interactive_logging_enabled()
+        assert study.environments[-1]["dtype_policy"] == "mixed_bfloat16"
+        keras.config.set_dtype_policy("float32")
+        with (
+            keras.saving.custom_object_scope({"Doubled": Doubled}),
+            pytest.raises(ValueError, match="other settings: its training.*bfloat16.*float32"),
+        ):
+            tune(tmp_path, build, strategy=strategy, max_trials=2, finalist_seeds=1)
+    finally:
+        keras.config.set_dtype_policy(policy)
+        keras.config.enable_interactive_logging()
+
+
+@pytest.mark.once("tensorflow")
+@pytest.mark.skipif(keras.config.backend() != "tensorflow", reason="an error of TensorFlow's")
+def test_cause_of_an_error_in_a_graph_is_told(tmp_path):
+    x, y = blobs()
+    with pytest.raises(RuntimeError, match="that trains: InvalidArgument.*label value of 9"):
+        tuning.tune(build_model, (x, y + 7), blobs(1), directory=tmp_path / "s", console=QUIET)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_search_that_was_interrupted_is_searched_on(strategy, tmp_path):
+    """In the same process, as in a notebook: none of its trials stays behind as running."""
+    oracle = tuning.OptunaOracle("val_loss", max_trials=6)
+    hypermodel = tuning.OptimizerHyperModel(build_model, **LENGTH)
+    tuner = tuning.OptimizerTuner(oracle, hypermodel, strategy=strategy, directory=tmp_path)
+    describe, told = oracle.describe, []
+
+    def interrupted(*arguments):
+        told.append(arguments)
+        if len(told) == 2:
+            raise KeyboardInterrupt
+        describe(*arguments)
+
+    oracle.describe = interrupted
+    arguments = {"validation_data": blobs(1), "epochs": 2, "batch_size": 16, "verbose": 0}
+    with pytest.raises(KeyboardInterrupt):
+        tuner.search(*blobs(), **arguments)
+    tuner.search(*blobs(), **arguments)
+    assert [trial.status for trial in oracle.trials.values()] == ["COMPLETED"] * 6
+    assert tuner.get_best_models()[0].count_params() == 12
+
+
+def test_arguments_that_a_search_has_no_use_for():
+    oracle = tuning.OptunaOracle("val_loss", max_trials=4)
+    hypermodel = tuning.OptimizerHyperModel(build_model, **LENGTH)
+    with pytest.raises(ValueError, match="no use for executions_per_trial, loss"):
+        tuning.OptimizerTuner(oracle, hypermodel, executions_per_trial=3, loss="mse")
+    tuner = tuning.OptimizerTuner(oracle, hypermodel)
+    for more, message in (
+        ({"validation_split": 0.2}, "Received: validation_split"),
+        ({}, "Received: no validation_data"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            tuner.search(*blobs(), epochs=1, verbose=0, **more)

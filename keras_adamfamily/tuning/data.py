@@ -125,7 +125,7 @@ class _Arrays(Data):
 
     def __init__(self, name: str, data: Any, batch_size: int):
         self._name, self._arrays = name, _checked_arrays(name, data)
-        self.examples = len(keras.tree.flatten(self._arrays)[0])
+        self.examples = _examples(self._arrays)
         self.batch_size = batch_size
         self.steps = math.ceil(self.examples / batch_size)
 
@@ -159,10 +159,11 @@ class _Batches(Data):
         self.steps = self._count()
         if not self.steps:
             raise ValueError(f"`{name}` must have a batch at least")
-        self._first = self.first_batch()
-        self.batch_size = len(keras.tree.flatten(self._first)[0])
+        two, again = (list(itertools.islice(self._read(), 2)) for _ in range(2))
+        self._first = max(two, key=_examples)  # the first may be the smaller last one
+        self.batch_size = _examples(self._first)
         self.examples = self.steps * self.batch_size
-        self._is_fixed = _digest(self._first) == _digest(self.first_batch())
+        self._is_fixed = list(map(_digest, two)) == list(map(_digest, again))
 
     def _count(self) -> int:
         """The number of batches."""
@@ -180,7 +181,7 @@ class _Batches(Data):
     def fingerprint(self):
         first = self._first
         if not self._is_fixed:
-            first = keras.tree.map_structure(lambda a: np.zeros(a.shape, a.dtype), first)
+            first = keras.tree.map_structure(lambda a: np.zeros((0,) * a.ndim, a.dtype), first)
         return _digest((*first, np.asarray(self.steps)))
 
     def first_batch(self):
@@ -199,7 +200,7 @@ class _Batches(Data):
         if why is None:
             _check_size(self._name, self.steps * _size(self._first), limit)
             batches = list(self._read())
-            sizes = [len(keras.tree.flatten(batch)[0]) for batch in batches]
+            sizes = list(map(_examples, batches))
             if set(sizes[:-1]) - {self.batch_size} or sizes[-1] > self.batch_size:
                 raise ValueError(
                     f"`{self._name}` has batches of different sizes, and a population has one size"
@@ -363,6 +364,10 @@ def _as_arrays(part: Any) -> Any:
     if hasattr(part, "detach"):  # PyTorch
         part = part.detach().cpu()
     return np.asarray(part)
+
+
+def _examples(arrays: Any) -> int:
+    return len(keras.tree.flatten(arrays)[0])
 
 
 def _size(arrays: Any) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 import warnings
@@ -100,7 +101,8 @@ class OptimizerHyperModel(keras_tuner.HyperModel):
                 "from scratch. It returned the same model twice"
             )
         self._previous = weakref.ref(model)
-        self._compile(model, self.space.optimizer(name, values, **self.length))
+        with _scope_of(model):
+            self._compile(model, self.space.optimizer(name, values, **self.length))
         return model
 
     def _model_of(self, hp) -> keras.Model:
@@ -144,6 +146,12 @@ class OptimizerHyperModel(keras_tuner.HyperModel):
             model.optimizer.build(model.trainable_variables)
 
 
+def _scope_of(model: keras.Model) -> contextlib.AbstractContextManager:
+    """Of the `tf.distribute` strategy that the model was built in: its optimizer is made there."""
+    strategy = getattr(model, "distribute_strategy", None)
+    return strategy.scope() if strategy else contextlib.nullcontext()
+
+
 class _Without(keras_tuner.HyperParameters):
     """Hyperparameters that some `names` do not join; `met` are the defaults of those asked for."""
 
@@ -178,7 +186,8 @@ def _copier(model: keras.Model) -> Callable[[], keras.Model]:
         arguments.pop("optimizer", None)
         model.compiled = False  # or Keras compiles the clone, by the configuration
         try:
-            clone = keras.models.clone_model(model)
+            with _scope_of(model):
+                clone = keras.models.clone_model(model)
         finally:
             model.compiled = True
         clone.compile(**arguments)

@@ -34,6 +34,7 @@ from keras_adamfamily.tuning.trial import (
     Training,
     TrialResult,
     check_objective,
+    clear_session,
     one_line,
     without_old_objects,
 )
@@ -81,8 +82,9 @@ def tune(
     Calling it again with the same directory goes on where the search ended, also after it was
     killed; a larger `max_trials` adds trials. Several processes may be given the same directory, or
     on several machines the same `storage`, and then share the work. The list of trials depends on
-    the arguments alone, not on interruptions. The random seeds of Python, NumPy and the backend
-    are set for each trial.
+    the arguments alone, not on interruptions, if the data are the same at each reading. The random
+    seeds of Python, NumPy and the backend are set for each trial. What is set for all models, such
+    as `keras.config.set_dtype_policy`, holds for those of the search too.
 
     Args:
         build_model: A function without arguments that returns a new model, or KerasTuner's
@@ -504,7 +506,7 @@ def _rehearse(hypermodel: OptimizerHyperModel, training: Training) -> int:
     )
     if keras.config.backend() == "jax":
         xla.use_compilation_cache()
-    keras.backend.clear_session()
+    clear_session()
     try:
         hp = keras_tuner.HyperParameters()
         hypermodel.build(hp)
@@ -596,6 +598,7 @@ def _described_training(training: Training) -> dict[str, Any]:
         "callbacks": [type(callback).__name__ for callback in training.callbacks],
         "class_weight": {str(label): float(weight) for label, weight in weights.items()},
         "evaluate_average": training.evaluate_average,
+        "dtype_policy": keras.config.dtype_policy().name,
     }
 
 

@@ -78,7 +78,7 @@ class Storage:
                 self._locks = _locks_of(self.url, study_name)
         except ImportError as error:
             raise ModuleNotFoundError(
-                f"`storage` {self.public_url!r} needs a package that is not installed: "
+                f"`storage` {self.public_url!r} needs a package that is not installed ({error}): "
                 "pip install 'keras-adamfamily[postgresql]'",
                 name="psycopg",
             ) from error
@@ -92,7 +92,7 @@ class Storage:
     @property
     def public_url(self) -> str:
         """The URL without its password."""
-        return self.url.set(password=None).render_as_string()
+        return without_password(self.url)
 
     # Groups.
 
@@ -192,13 +192,15 @@ class Storage:
                 in as many transactions; `result` has all of it.
         """
         number = trial._trial_id
-        for step in _few(len(curve)):
-            if curve[step] is not None:
-                self._optuna.set_trial_intermediate_value(number, step + 1, curve[step])
         text = json.dumps(result, allow_nan=False, separators=(",", ":"))
-        self._optuna.set_trial_user_attr(number, RESULT, text)
         values = None if value is None else [value]
-        self._optuna.set_trial_state_values(number, state, values)
+        # A process whose connection was lost seems dead: another may have trained the same by now.
+        with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+            for step in _few(len(curve)):
+                if curve[step] is not None:
+                    self._optuna.set_trial_intermediate_value(number, step + 1, curve[step])
+            self._optuna.set_trial_user_attr(number, RESULT, text)
+            self._optuna.set_trial_state_values(number, state, values)
 
     def is_abandoned(self, trial: FrozenTrial) -> bool:
         """Whether a trial was begun by a process that has died since."""
@@ -243,7 +245,15 @@ def sqlite_url(path: Path) -> str:
     return sqlalchemy.URL.create("sqlite", database=str(path)).render_as_string(False)
 
 
-def _checked(url: str) -> sqlalchemy.URL:
+def without_password(url: str | sqlalchemy.URL) -> str:
+    """The URL as it may be written down."""
+    url = _checked(url)
+    query = {name: value for name, value in url.query.items() if "password" not in name}
+    address = url.username, None, url.host, url.port, url.database
+    return sqlalchemy.URL.create(url.drivername, *address, query).render_as_string()
+
+
+def _checked(url: str | sqlalchemy.URL) -> sqlalchemy.URL:
     try:
         parsed = sqlalchemy.make_url(url)
         backend = parsed.get_backend_name()
@@ -257,6 +267,8 @@ def _checked(url: str) -> sqlalchemy.URL:
             "`storage` must be an SQLite file or a PostgreSQL database. "
             f"Received: storage={parsed.render_as_string()!r}"
         )
+    if parsed.drivername == "postgresql":  # another driver by default before SQLAlchemy 2.1
+        parsed = parsed.set(drivername="postgresql+psycopg")
     return parsed
 
 
@@ -402,9 +414,9 @@ class _AdvisoryLocks:
                 self._connection.close()
 
     def hold(self, worker: str) -> None:
-        if self._own is None:
+        if self._own is None or not _is_alive(self._own):
             self._own = self._engine.connect()
-            _call(self._own, "pg_advisory_lock", _key(worker))
+            _call(self._own, "pg_try_advisory_lock", _key(worker))  # a lost one may still hold it
 
     def is_held(self, worker: str) -> bool:
         with self._engine.connect() as connection:
@@ -418,6 +430,13 @@ class _AdvisoryLocks:
 
 def _key(name: str) -> int:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
+
+
+def _is_alive(connection: sqlalchemy.Connection) -> bool:
+    try:
+        return connection.scalar(sqlalchemy.text("SELECT true"))
+    except sqlalchemy.exc.SQLAlchemyError:
+        return False
 
 
 def _call(connection: sqlalchemy.Connection, function: str, key: int) -> Any:

@@ -27,7 +27,7 @@ from keras_adamfamily import _version, registry
 from keras_adamfamily.tuning.hypermodel import OptimizerHyperModel
 from keras_adamfamily.tuning.leaderboard import LeaderboardRow, Scoring, verdict
 from keras_adamfamily.tuning.space import SearchSpace
-from keras_adamfamily.tuning.storage import STATES, Storage, running, sqlite_url
+from keras_adamfamily.tuning.storage import STATES, Storage, running, sqlite_url, without_password
 from keras_adamfamily.tuning.trial import FINAL, SEARCH, Asked, TrialResult
 from keras_adamfamily.tuning.weights import Weights
 from keras_adamfamily.weight_decay import Normalized
@@ -159,7 +159,8 @@ class Study:
                     f"new or an empty folder. Received: directory={str(directory)!r}"
                 )
             folder.mkdir(parents=True, exist_ok=True)
-            _write_study(folder, settings, [], folder.resolve().name, storage)
+            url = storage and without_password(storage)
+            _write_study(folder, settings, [], folder.resolve().name, url)
         study = cls(folder, storage)
         try:
             study._continue_with(settings)
@@ -180,10 +181,11 @@ class Study:
             changed = [name for name in new if old.get(name) != new[name]]
             if changed:
                 name = changed[0]
+                was, now = _differing(old.get(name), new[name])
                 raise ValueError(
                     f"`directory` {str(self.directory)!r} holds a study with other settings: its "
-                    f"{name} is {_brief(old.get(name))}, now it is {_brief(new[name])}. Choose "
-                    "another folder, or go on with the same settings"
+                    f"{name} is {_brief(was)}, now it is {_brief(now)}. Choose another folder, or "
+                    "go on with the same settings"
                 )
             if new != agreed:
                 self.storage.replace(new)
@@ -390,7 +392,7 @@ def environment() -> dict[str, Any]:
         "keras_adamfamily": _version.__version__,
         **versions,
         "backend": f"{backend} {getattr(module, '__version__', 'unknown')}",
-        "floatx": keras.config.floatx(),
+        "dtype_policy": keras.config.dtype_policy().name,
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "cores": os.cpu_count(),
@@ -444,6 +446,14 @@ def _write(path: Path, text: str) -> None:
         os.replace(new, path)
     finally:
         new.unlink(missing_ok=True)
+
+
+def _differing(old: Any, new: Any) -> tuple[Any, Any]:
+    """Of two dictionaries what is not the same in both; else what is given."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return old, new
+    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    return tuple({name: one.get(name) for name in names} for one in (old, new))
 
 
 def _brief(value: Any, limit: int = 60) -> str:

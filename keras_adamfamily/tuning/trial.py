@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 import keras_tuner
 import numpy as np
+from keras.src.backend.common import global_state
 
 from keras_adamfamily.base import FamilyOptimizer, without_loss_scaling
 from keras_adamfamily.callbacks import EvaluateEMAWeights
@@ -32,6 +33,18 @@ if TYPE_CHECKING:
 
 OK, PRUNED, DIVERGED, FAILED = "ok", "pruned", "diverged", "failed"
 SEARCH, FINAL = "search", "final"
+
+#: What a user sets for all models, as Keras names it.
+OF_THE_USER = (
+    "dtype_policy",
+    "distribution",
+    "custom_objects_scope_dict",
+    "interactive_logging",
+    "traceback_filtering",
+    "flash_attention",
+)
+#: How lines of TensorFlow's errors begin that tell a place.
+PLACES = ("Detected at node", 'File "', "<stack traces", "[[{{")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,14 +183,21 @@ class Training:
         x: Any,
         y: Any = None,
         *,
-        validation_data: Any,
+        validation_data: Any = None,
         epochs: int = 1,
         batch_size: int | None = None,
         sample_weight: Any = None,
         callbacks: Sequence[keras.callbacks.Callback] = (),
         class_weight: dict[int, float] | None = None,
+        **others: Any,
     ) -> Training:
         """From the arguments of `model.fit`."""
+        if others or validation_data is None:
+            raise ValueError(
+                "`search` takes `validation_data`, which it needs, `epochs`, `batch_size`, "
+                "`sample_weight`, `callbacks`, `class_weight` and `verbose`. Received: "
+                f"{', '.join(others) or 'no validation_data'}"
+            )
         given = (x, y, sample_weight) if y is not None else x
         train = Data.of(given, batch_size, name="x")
         return cls(
@@ -210,7 +230,7 @@ class Training:
         recorder = _Recorder(self, asked, is_hopeless)
         status, score, cause, facts = OK, None, None, {}
         try:
-            keras.backend.clear_session()  # and the garbage
+            clear_session()
             keras.utils.set_random_seed(asked.seed)
             model = hypermodel.build(asked.hp())
             if isinstance(hypermodel, OptimizerHyperModel):
@@ -262,6 +282,14 @@ def check_objective(name: str, logs: Iterable[str]) -> None:
         )
 
 
+def clear_session() -> None:
+    """Keras's own, after which what the user has set for all models still holds."""
+    kept = {name: global_state.get_global_attribute(name) for name in OF_THE_USER}
+    keras.backend.clear_session()
+    for name, value in kept.items():
+        global_state.set_global_attribute(name, value)
+
+
 @contextlib.contextmanager
 def without_old_objects() -> Iterator[None]:
     """Garbage is looked for among what is made from here on alone.
@@ -304,12 +332,15 @@ def facts_of(optimizer: keras.optimizers.Optimizer) -> dict[str, Any]:
 def one_line(error: BaseException, limit: int = 300) -> str:
     """An exception as one line: its type and the first line that says something.
 
-    In Keras's errors of layers the first one says where, and a terminal is to print the next bold.
+    In Keras's errors of layers and in TensorFlow's of graphs the first ones say where, and a
+    terminal is to print Keras's next one bold.
     """
     text = re.sub(r"\x1b\[[\d;]*m", "", str(error))
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if len(lines) > 1 and lines[0].startswith("Exception encountered when calling"):
         del lines[0]
+    if lines[:1] == ["Graph execution error:"]:  # where is told before what
+        lines = [line for line in lines[1:] if not line.startswith(PLACES)] or lines
     text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
     return text if len(text) <= limit else text[: limit - 3] + "..."
 

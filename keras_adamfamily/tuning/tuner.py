@@ -96,6 +96,12 @@ class OptimizerTuner(keras_tuner.Tuner):
         self._together: Together | None = None
         self._names: set[str] = set()
         self._group_by = getattr(oracle, "group_by", None)
+        if unknown := kwargs.keys() - {"directory", "project_name", "overwrite"}:
+            raise ValueError(
+                f"An OptimizerTuner has no use for {', '.join(sorted(unknown))}: `build_model` "
+                "compiles the model, in the scope of a `tf.distribute` strategy if need be, and "
+                "`tuning.tune` trains the best settings on further random seeds"
+            )
         super().__init__(oracle, hypermodel, **kwargs)
         self._remembers = isinstance(oracle, OptunaOracle) and self.oracle is oracle
         self.weights = Weights(
@@ -125,11 +131,15 @@ class OptimizerTuner(keras_tuner.Tuner):
         self.oracle.verbose = fit_kwargs.pop("verbose", getattr(self.oracle, "verbose", 1))
         training = self._training(*fit_args, **fit_kwargs)
         self.save()  # the oracle keeps the trials as they end; with this a new tuner goes on
-        with without_old_objects():
-            for result in self.results(training):
-                if result.cause:  # KerasTuner's chief is not told it
-                    name = f"{result.optimizer} trial {result.number}".strip()
-                    self.note(f"{name} {result.status}: {result.cause}")
+        try:
+            with without_old_objects():
+                for result in self.results(training):
+                    if result.cause:  # KerasTuner's chief is not told it
+                        name = f"{result.optimizer} trial {result.number}".strip()
+                        self.note(f"{name} {result.status}: {result.cause}")
+        finally:
+            if self._remembers:
+                self.oracle.close()  # of what was begun and not ended, the next search begins again
 
     def run_trial(self, trial: Trial, *fit_args: Any, **fit_kwargs: Any) -> float:
         """Trains one trial by `fit`; returns the objective after its last epoch."""
