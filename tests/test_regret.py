@@ -577,6 +577,13 @@ def test_box():
         regret.Box("a", 1)
 
 
+def test_a_saved_model_keeps_its_box(tmp_path):
+    dense = keras.layers.Dense(1, kernel_constraint=regret.Box(-0.5, [[0.5], [0.25]]))
+    keras.Sequential([keras.Input((2,)), dense]).save(tmp_path / "model.keras")
+    box = keras.saving.load_model(tmp_path / "model.keras").layers[0].kernel_constraint
+    assert type(box) is regret.Box and box.get_config() == dense.kernel_constraint.get_config()
+
+
 def test_the_picture_shows_every_optimizer(tmp_path):
     pytest.importorskip("matplotlib")
     from keras_adamfamily.regret import picture
