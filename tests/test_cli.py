@@ -153,7 +153,7 @@ def test_heatmap(studies, folder, monkeypatch, capsys):
     assert code == 0 and sorted(folder.rglob("*")) == before
 
 
-@pytest.mark.parametrize("path", ["picture", "there"])
+@pytest.mark.parametrize("path", ["picture", "there", "x.xyz"])
 def test_heatmap_is_written_where_it_says(path, studies, folder, monkeypatch, capsys):
     (folder / "there").mkdir()
     before = sorted(folder.rglob("*"))
@@ -280,6 +280,18 @@ def test_regret_settings_and_json(folder, monkeypatch, capsys):
         for seed in ("0", "0", "7")
     ]
     assert draws[0] == draws[1] != draws[2]
+
+
+@pytest.mark.parametrize("path", ["sub/dir", "x.xyz", "there"])
+def test_regret_refuses_a_picture_before_a_round_is_played(path, folder, monkeypatch, capsys):
+    """Without an ending matplotlib would write to another path than the one that is printed."""
+    monkeypatch.setattr(regret.Problem, "play", lambda *args: pytest.fail("has played"))
+    (folder / "there").mkdir()
+    before = sorted(folder.rglob("*"))
+    code, out, err = run(monkeypatch, capsys, "regret", "--out", path)
+    assert (code, out) == (2, "")
+    assert f"must end in .png, .svg or .pdf. Received: '{path}'" in err.replace(os.sep, "/")
+    assert sorted(folder.rglob("*")) == before
 
 
 USER = ["tune", "tiny:build_model", "--data", "tiny:load_data"]
