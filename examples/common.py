@@ -1,6 +1,7 @@
 """What the examples share: their command line, their data, and one look for all pictures."""
 
 import argparse
+import importlib
 import inspect
 import json
 import sys
@@ -128,7 +129,8 @@ def gratings(count: int, seed: int = 0, size: int = 16, noise: float = 0.5):
     return np.clip(x, 0, 255).astype("uint8"), y.ravel()
 
 
-def need_backend(name: str) -> None:
-    """Ends with a clear message under another backend than the one an example is written for."""
+def need_backend(name: str):
+    """The backend's package; under another one the example ends with a clear message."""
     if keras.backend.backend() != name:
         sys.exit(f"This example needs KERAS_BACKEND={name}, not {keras.backend.backend()}.")
+    return importlib.import_module(name)

@@ -17,7 +17,6 @@ Run time: 220 seconds, JAX only.
 """
 
 import common
-import jax
 import keras
 import numpy as np
 from keras import layers
@@ -25,6 +24,8 @@ from matplotlib.colors import LogNorm
 
 import keras_adamfamily as kaf
 from keras_adamfamily.tuning.population import Population, use_all_cores
+
+jax = common.need_backend("jax")
 
 SCALES = np.array([0.01, 0.1, 1.0, 10.0, 100.0])
 RULES = {"SGD": lambda *a, **k: kaf.SGD(*a, momentum=0.9, **k), "Adam": kaf.Adam}
@@ -144,6 +145,5 @@ def draw_map(axis, name, found, norm):
 
 
 if __name__ == "__main__":
-    common.need_backend("jax")
     use_all_cores()
     common.main(__name__, experiment, draw)

@@ -16,12 +16,13 @@ Run time: 100 seconds, JAX only.
 import itertools
 
 import common
-import jax
 import keras
 import numpy as np
 from keras import ops
 
 import keras_adamfamily as kaf
+
+jax = common.need_backend("jax")
 
 BATCH, DIMENSIONS, FULL = 50, 20, np.eye(64, dtype="float32")
 L2 = {"weight_decay": kaf.L2(1e-3), "weight_decay_exclude": ["bias", "beta"]}
@@ -145,5 +146,4 @@ def draw(results: dict):
 
 
 if __name__ == "__main__":
-    common.need_backend("jax")
     common.main(__name__, experiment, draw)
