@@ -109,7 +109,7 @@ def train(name, data, synthetic, o):
     log = log[np.unique(log["epoch"], return_index=True)[1]]  # one may be there twice
     rates = ops.convert_to_numpy(schedule(np.arange(o.epochs * steps)))
     error, numbers = 100 - 100 * log["val_accuracy"], {"learning rate": rate}
-    if o.restarts:
+    if 0 < o.restarts <= o.epochs:
         labels = callbacks[-1].predict(test[0], last=3, activation="softmax", verbose=0).argmax(1)
         numbers["error of 3 snapshots, %"] = 100 * np.mean(labels != test[1].ravel())
     numbers |= {"test error, %": error[-1], "training loss": log["loss"][-1]}
