@@ -457,6 +457,22 @@ class TestConvex:
         assert abs(result.regret[-1] - distances.sum()) < 1e-9
         assert np.allclose(result.best[-1], aim)
 
+    @pytest.mark.parametrize("dtype", ["float64", "float32"])
+    @pytest.mark.parametrize(
+        "cost",
+        [
+            lambda x, t: 2.0,
+            lambda x, t: np.float64(2.0),
+            lambda x, t: ops.ones_like(x) + 1.0,
+            lambda x, t: 2 * t - t - t + 2,
+        ],
+        ids=["Python", "NumPy", "tensor", "integers"],
+    )
+    def test_a_cost_that_does_not_depend_on_x_has_no_gradient(self, cost, dtype):
+        result = regret.play(kaf.SGD(0.1), cost, 5, start=0.5, dtype=dtype)
+        assert np.all(result.iterates == 0.5)
+        assert result.paid[-1] == 10.0 and result.regret[-1] == 0.0
+
     def test_golden_section_finds_ends_and_kinks(self):
         for aim in (-3.0, -1.0, 0.123456789, 1.0, 2.0):
             found = cost_sequences._golden_section(lambda x, aim=aim: abs(x - aim), -1.0, 1.0)
