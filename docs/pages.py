@@ -240,11 +240,12 @@ def algorithm(record: registry.Record) -> str:
     weak, strong = record.weight_decay
     decay = f"`Normalized` weight decay {weak:g}"
     names = " ".join(f"`{name}`" for name in (record.name.lower(), *record.aliases))
-    state = record.state_per_parameter
+    state, vectors = record.state_per_parameter, record.state_per_vector
+    per_vector = f" and {vectors} per weight vector" if vectors else ""
     facts = [
         ("What it is for", record.fixes),
         ("Paper", record.paper),
-        ("State", f"{state} number{'s' * (state != 1)} per parameter, with the defaults"),
+        ("State", f"{state} number{'s' * (state != 1)} per parameter{per_vector}, by default"),
         ("Searched by default", f"learning rate {low:g} to {high:g}, {decay} to {strong:g}"),
         ("Names for `get`", names),
         ("Source", f"`{Path(inspect.getfile(cls)).relative_to(ROOT)}`"),
@@ -416,7 +417,7 @@ def _reference(home: str, members: dict[str, Any]) -> str:
 def overview() -> str:
     """The table of all algorithms."""
     rows = [
-        (f"[{r.name}](#{targets()[r.name]})", linked(r.paper), r.state_per_parameter, r.fixes)
+        (f"[{r.name}](#{targets()[r.name]})", linked(r.paper), r.state, r.fixes)
         for r in registry.RECORDS
     ]
     names = "\n".join(record.name.lower() for record in registry.RECORDS)

@@ -89,7 +89,6 @@ def sweep(images, bias_correction: bool, lanes, epochs: int, seed: int):
 
 
 def experiment(epochs: tuple = (10, 100), rates: tuple = RATES, seed: int = 0) -> dict:
-    common.need_backend("jax")
     images = np.concatenate([x for x, _ in common.digits()])
     grid = np.meshgrid(BETA_1, BETA_2, rates, indexing="ij")
     lanes = [values.astype("float32").ravel() for values in grid]
@@ -142,4 +141,5 @@ def draw(results: dict):
 
 
 if __name__ == "__main__":
+    common.need_backend("jax")
     common.main(__name__, experiment, draw)

@@ -30,6 +30,7 @@ DEFAULTS = {
     "epochs": 100, "batch_size": 128, "learning_rate": 0.0, "decay": 0.025, "restarts": 0,
     "depth": 20, "width": 16, "mixed_precision": "", "out": Path("runs/cifar10_resnet"),
 }  # fmt: skip
+WHOLE = {"epochs": (1,), "batch_size": (1,), "restarts": (0,), "depth": (8, 6), "width": (1,)}
 SYNTHETIC = {"epochs": 10, "depth": 8, "width": 8}
 PUBLISHED = {"SGD": 0.05, "SGDW": 0.05, "Adam": 0.001, "AdamW": 0.001}
 CONVOLUTION = {"padding": "same", "use_bias": False, "kernel_initializer": "he_normal"}
@@ -108,7 +109,7 @@ def train(name, data, synthetic, o):
     log = log[np.unique(log["epoch"], return_index=True)[1]]  # one may be there twice
     rates = ops.convert_to_numpy(schedule(np.arange(o.epochs * steps)))
     error, numbers = 100 - 100 * log["val_accuracy"], {"learning rate": rate}
-    if o.restarts:
+    if 0 < o.restarts <= o.epochs:
         labels = callbacks[-1].predict(test[0], last=3, activation="softmax", verbose=0).argmax(1)
         numbers["error of 3 snapshots, %"] = 100 * np.mean(labels != test[1].ravel())
     numbers |= {"test error, %": error[-1], "training loss": log["loss"][-1]}
@@ -140,8 +141,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(argument_default=argparse.SUPPRESS)
     parser.add_argument("--optimizer", nargs="+", metavar="NAME", help="AdamW SGDW by default")
     parser.add_argument("--synthetic", action="store_true", default=False)
-    for name, default in DEFAULTS.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), help=f"{default}")
+    common.add_options(parser, DEFAULTS, WHOLE)
     arguments = {"out": DEFAULTS["out"], **vars(parser.parse_args())}
     results = experiment(**arguments)
     for name, r in results.items():

@@ -1,6 +1,7 @@
 """What the examples share: their command line, their data, and one look for all pictures."""
 
 import argparse
+import importlib
 import inspect
 import json
 import sys
@@ -68,6 +69,25 @@ def main(module_name: str, experiment, draw) -> None:
     print(f"{path} ({time.perf_counter() - start:.0f} s)")
 
 
+def add_options(parser, defaults: dict, whole: dict) -> None:
+    """An option for each default; `whole` says where counts begin, and by how much they grow."""
+    for name, default in defaults.items():
+        kind = _whole(*whole[name]) if name in whole else type(default)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help=f"{default}")
+
+
+def _whole(least: int, step: int = 1):
+    """A type for argparse: the whole numbers `least`, `least + step` and so on."""
+
+    def number(text):
+        if int(text) not in range(least, 2**31, step):
+            few = f"{least}, {least + step}, {least + 2 * step}"
+            raise argparse.ArgumentTypeError(f"must be {few} or so on, not {text}")
+        return int(text)
+
+    return number
+
+
 def save(figure, path: Path) -> Path:
     """Writes a picture, with its folder, and closes it."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -128,7 +148,8 @@ def gratings(count: int, seed: int = 0, size: int = 16, noise: float = 0.5):
     return np.clip(x, 0, 255).astype("uint8"), y.ravel()
 
 
-def need_backend(name: str) -> None:
-    """Ends with a clear message under another backend than the one an example is written for."""
+def need_backend(name: str):
+    """The backend's package; under another one the example ends with a clear message."""
     if keras.backend.backend() != name:
         sys.exit(f"This example needs KERAS_BACKEND={name}, not {keras.backend.backend()}.")
+    return importlib.import_module(name)

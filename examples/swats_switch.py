@@ -116,4 +116,5 @@ def draw(results):
 
 
 if __name__ == "__main__":
+    common.need_backend("jax")
     common.main(__name__, experiment, draw)

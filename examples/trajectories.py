@@ -91,7 +91,6 @@ def walk(optimizer_class):
 
 
 def experiment() -> dict:
-    common.need_backend("jax")
     results = {"paths": {}, "rate": {}, "value": {}, "starts that reach a minimum": {}}
     windows = np.array([window for *_, window, _ in SURFACES.values()])[:, None, None, None]
     for name in (name for name in kaf.names() if name not in SKIPPED):
@@ -146,4 +145,5 @@ def panel(axes, surface, case, results):
 
 
 if __name__ == "__main__":
+    common.need_backend("jax")
     common.main(__name__, experiment, draw)

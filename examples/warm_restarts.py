@@ -16,13 +16,14 @@ Run time: 140 seconds, JAX only.
 """
 
 import common
-import jax
-import jax.numpy as jnp
 import keras
 import numpy as np
 from keras import layers
 
 import keras_adamfamily as kaf
+
+jax = common.need_backend("jax")
+jnp = jax.numpy
 
 IMAGES, BATCH, TUNING, ENDS = 256, 32, 400, (10, 30, 70, 150)  # the cycles' ends, in epochs
 STEPS = IMAGES // BATCH
@@ -145,5 +146,4 @@ def draw(results):
 
 
 if __name__ == "__main__":
-    common.need_backend("jax")
     common.main(__name__, experiment, draw)

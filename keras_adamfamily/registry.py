@@ -41,6 +41,8 @@ class Record:
         learning_rate: Range to search on a log scale, (low, high).
         weight_decay: Range of the *normalized* decay to search on a log scale, (low, high).
         aliases: Other names that `get` and the command line accept.
+        state_per_vector: How many numbers it keeps for each weight vector, in place of as many for
+            each of the vector's parameters.
     """
 
     cls: type[FamilyOptimizer]
@@ -49,6 +51,7 @@ class Record:
     learning_rate: tuple[float, float]
     weight_decay: tuple[float, float] = (1e-3, 1.0)
     aliases: tuple[str, ...] = ()
+    state_per_vector: int = 0
 
     @property
     def name(self) -> str:
@@ -62,7 +65,13 @@ class Record:
     @property
     def state_per_parameter(self) -> int:
         """How many numbers the default configuration keeps for each parameter."""
-        return len(self.cls().slots)
+        return len(self.cls().slots) - self.state_per_vector
+
+    @property
+    def state(self) -> str:
+        """The state as tables have it: `2`, or `1 + 1 per vector`."""
+        per_vector = f" + {self.state_per_vector} per vector" if self.state_per_vector else ""
+        return f"{self.state_per_parameter}{per_vector}"
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -168,6 +177,7 @@ RECORDS: tuple[Record, ...] = (
         "Adam's stray directions: unit weight vectors, turned by a set angle",
         _ADAPTIVE,
         aliases=("normalizeddirectionpreservingadam",),
+        state_per_vector=1,
     ),
 )
 

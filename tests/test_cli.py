@@ -70,7 +70,8 @@ def test_list_names_every_algorithm(monkeypatch, capsys):
     described = json.loads(out)
     assert [record["name"] for record in described] == kaf.names()
     adam = next(record for record in described if record["name"] == "Adam")
-    assert adam["state_per_parameter"] == 2
+    assert (adam["state_per_parameter"], adam["state_per_vector"]) == (2, 0)
+    assert (described[-1]["state_per_parameter"], described[-1]["state_per_vector"]) == (1, 1)
     assert "1412.6980" in adam["paper"]
 
 
@@ -153,7 +154,7 @@ def test_heatmap(studies, folder, monkeypatch, capsys):
     assert code == 0 and sorted(folder.rglob("*")) == before
 
 
-@pytest.mark.parametrize("path", ["picture", "there"])
+@pytest.mark.parametrize("path", ["picture", "there", "x.xyz"])
 def test_heatmap_is_written_where_it_says(path, studies, folder, monkeypatch, capsys):
     (folder / "there").mkdir()
     before = sorted(folder.rglob("*"))
@@ -280,6 +281,18 @@ def test_regret_settings_and_json(folder, monkeypatch, capsys):
         for seed in ("0", "0", "7")
     ]
     assert draws[0] == draws[1] != draws[2]
+
+
+@pytest.mark.parametrize("path", ["sub/dir", "x.xyz", "there"])
+def test_regret_refuses_a_picture_before_a_round_is_played(path, folder, monkeypatch, capsys):
+    """Without an ending matplotlib would write to another path than the one that is printed."""
+    monkeypatch.setattr(regret.Problem, "play", lambda *args: pytest.fail("has played"))
+    (folder / "there").mkdir()
+    before = sorted(folder.rglob("*"))
+    code, out, err = run(monkeypatch, capsys, "regret", "--out", path)
+    assert (code, out) == (2, "")
+    assert f"must end in .png, .svg or .pdf. Received: '{path}'" in err.replace(os.sep, "/")
+    assert sorted(folder.rglob("*")) == before
 
 
 USER = ["tune", "tiny:build_model", "--data", "tiny:load_data"]

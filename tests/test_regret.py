@@ -457,6 +457,22 @@ class TestConvex:
         assert abs(result.regret[-1] - distances.sum()) < 1e-9
         assert np.allclose(result.best[-1], aim)
 
+    @pytest.mark.parametrize("dtype", ["float64", "float32"])
+    @pytest.mark.parametrize(
+        "cost",
+        [
+            lambda x, t: 2.0,
+            lambda x, t: np.float64(2.0),
+            lambda x, t: ops.ones_like(x) + 1.0,
+            lambda x, t: 2 * t - t - t + 2,
+        ],
+        ids=["Python", "NumPy", "tensor", "integers"],
+    )
+    def test_a_cost_that_does_not_depend_on_x_has_no_gradient(self, cost, dtype):
+        result = regret.play(kaf.SGD(0.1), cost, 5, start=0.5, dtype=dtype)
+        assert np.all(result.iterates == 0.5)
+        assert result.paid[-1] == 10.0 and result.regret[-1] == 0.0
+
     def test_golden_section_finds_ends_and_kinks(self):
         for aim in (-3.0, -1.0, 0.123456789, 1.0, 2.0):
             found = cost_sequences._golden_section(lambda x, aim=aim: abs(x - aim), -1.0, 1.0)
@@ -575,6 +591,13 @@ def test_box():
     assert str(regret.Box(0, 2)) == "[0.0, 2.0]"
     with pytest.raises(ValueError, match="bounds of a box must be finite numbers"):
         regret.Box("a", 1)
+
+
+def test_a_saved_model_keeps_its_box(tmp_path):
+    dense = keras.layers.Dense(1, kernel_constraint=regret.Box(-0.5, [[0.5], [0.25]]))
+    keras.Sequential([keras.Input((2,)), dense]).save(tmp_path / "model.keras")
+    box = keras.saving.load_model(tmp_path / "model.keras").layers[0].kernel_constraint
+    assert type(box) is regret.Box and box.get_config() == dense.kernel_constraint.get_config()
 
 
 def test_the_picture_shows_every_optimizer(tmp_path):

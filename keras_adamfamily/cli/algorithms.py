@@ -26,14 +26,15 @@ def list_algorithms(
     for header in ("name", "state", "paper", "what it is for"):
         table.add_column(header, no_wrap=header == "name")
     for record in registry.RECORDS:
-        table.add_row(record.name, str(record.state_per_parameter), record.paper, record.fixes)
+        table.add_row(record.name, record.state, record.paper, record.fixes)
     console = console_of_output()
     console.print(table)
     console.print("state: numbers kept for each parameter, in the default configuration")
 
 
 def _described(record) -> dict[str, Any]:
-    names = ("name", "title", "paper", "fixes", "state_per_parameter", "aliases")
+    names = ("name", "title", "paper", "fixes", "aliases")
+    names += ("state_per_parameter", "state_per_vector")
     ranges = ("learning_rate", "weight_decay")
     return {name: getattr(record, name) for name in names} | {
         f"{name}_range": list(getattr(record, name)) for name in ranges

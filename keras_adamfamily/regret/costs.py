@@ -165,8 +165,10 @@ class Convex:
     rounds so far at some 45 points, in one vectorized call for each 65,536 rounds.
 
     Args:
-        cost: A function of the point x and the round t = 1, 2, ... (an int32 scalar), written in
-            `keras.ops`, without a Python branch on either; it returns a scalar. Convex in x.
+        cost: A function of the point x and the round t = 1, 2, ..., written in `keras.ops`, without
+            a Python branch on either; it returns a scalar. Convex in x. As t is an int32 scalar,
+            exact and fit to take from a table by, `ops.cast(t, x.dtype)` comes before arithmetic
+            with x, which TensorFlow refuses otherwise.
         comparator: A point of the box to measure the regret against, or `None`.
 
     Raises:
@@ -191,8 +193,12 @@ class Convex:
         if self.comparator is not None:
             comparator = finite("comparator", self.comparator, axes=0)
             object.__setattr__(self, "comparator", comparator)
-        object.__setattr__(self, "gradient", loops.gradient(self.cost))
-        object.__setattr__(self, "_paid", loops.vectorized(self.cost))
+        object.__setattr__(self, "gradient", loops.gradient(self._cost))
+        object.__setattr__(self, "_paid", loops.vectorized(self._cost))
+
+    def _cost(self, x, t):
+        """The cost in x's dtype, also where it is a Python number or an integer."""
+        return keras.ops.cast(self.cost(x, t), x.dtype)
 
     def __repr__(self):
         return f"Convex({getattr(self.cost, '__name__', self.cost)})"

@@ -19,6 +19,7 @@ from keras_adamfamily.validation import check_choice, check_integer
 _MOST_ROUNDS = 2**31 - 1  # `iterations` is an int32 on JAX
 
 
+@keras.saving.register_keras_serializable("keras_adamfamily")
 class Box(keras.constraints.Constraint):
     """The box that points are projected onto: a constraint of a `keras.Variable`.
 

@@ -103,7 +103,7 @@ def _on_torch(optimizer, variable, gradient):
 
 
 def gradient(cost):
-    """The function `(x, t) -> d cost / d x`."""
+    """The function `(x, t) -> d cost / d x`, which is 0 where the cost does not depend on x."""
     if BACKEND == "jax":
         return jax.grad(cost)
     if BACKEND == "tensorflow":
@@ -112,16 +112,11 @@ def gradient(cost):
             with tf.GradientTape() as tape:
                 tape.watch(x)
                 value = cost(x, t)
-            return tape.gradient(value, x)
+            return tape.gradient(value, x, unconnected_gradients="zero")
 
         return tape_gradient
 
-    @torch.enable_grad()
-    def autograd(x, t):
-        x = x.detach().requires_grad_()
-        return torch.autograd.grad(cost(x, t), x)[0]
-
-    return autograd
+    return torch.func.grad(cost)
 
 
 def vectorized(cost):

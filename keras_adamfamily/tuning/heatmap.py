@@ -12,6 +12,7 @@ from keras_adamfamily.tuning import figures
 from keras_adamfamily.tuning.page import Page
 from keras_adamfamily.tuning.study import Study
 from keras_adamfamily.tuning.trial import OK
+from keras_adamfamily.validation import check_picture
 
 
 def save(study: Study, optimizers: Sequence[str], path: Path) -> None:
@@ -19,12 +20,9 @@ def save(study: Study, optimizers: Sequence[str], path: Path) -> None:
 
     Raises:
         ValueError: If the learning rate or the weight decay was not searched, or the path has no
-            suffix, or one that matplotlib does not know.
+            suffix, or one that is not known.
     """
-    if not path.suffix:  # matplotlib would write to another path
-        raise ValueError(
-            f"the picture's path must end in .png, .svg, .pdf or .html. Received: {str(path)!r}"
-        )
+    check_picture(path, ".html")
     for argument in ("learning_rate", "weight_decay"):
         missing = [name for name in optimizers if argument not in study.space.ranges[name]]
         if missing:

@@ -1,6 +1,9 @@
 import importlib
+import runpy
 
 import pytest
+
+from tests.examples.conftest import FOLDER
 
 pytestmark = pytest.mark.slow
 
@@ -29,3 +32,20 @@ def test_without_a_network_it_says_what_to_do(run, monkeypatch, tmp_path):
     monkeypatch.setattr(module.keras.datasets.cifar10, "load_data", load_data)
     with pytest.raises(SystemExit, match="(?s)No CIFAR-10. Tried .*URL fetch failure.*--synthetic"):
         module.experiment(synthetic=False, out=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "few"),
+    [
+        ("--depth", "7", "8, 14, 20"),
+        ("--depth", "2", "8, 14, 20"),
+        ("--batch-size", "0", "1, 2, 3"),
+        ("--restarts", "-1", "0, 1, 2"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(option, value, few, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(FOLDER)
+    monkeypatch.setattr("sys.argv", ["cifar10_resnet.py", "--synthetic", option, value])
+    with pytest.raises(SystemExit, match="2"):
+        runpy.run_path(str(FOLDER / "cifar10_resnet.py"), run_name="__main__")
+    assert f"argument {option}: must be {few} or so on, not {value}" in capsys.readouterr().err

@@ -1,8 +1,10 @@
 """Every example says what it claims, where that is from, what to expect and how long it takes."""
 
 import ast
+import runpy
 from pathlib import Path
 
+import keras
 import pytest
 
 EXAMPLES = sorted(
@@ -19,3 +21,14 @@ def test_header(path):
     for field in ("Claim:", "Source:", "Expected:", "Run time:", f"python examples/{path.name}"):
         assert field in header, f"{path.name} has no {field!r} in its docstring"
     assert len(text.splitlines()) < 150
+
+
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="they run there")
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_what_is_for_jax_only_says_so(path, monkeypatch):
+    if "JAX only" not in path.read_text("utf-8"):
+        pytest.skip("runs on every backend")
+    monkeypatch.syspath_prepend(path.parent)
+    monkeypatch.setattr("sys.argv", [str(path), "--help"])
+    with pytest.raises(SystemExit, match="This example needs KERAS_BACKEND=jax, not "):
+        runpy.run_path(str(path), run_name="__main__")
