@@ -466,8 +466,9 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
             return None if scale == 1.0 else [scale] * len(grads)
         if _in_place():
             return kernels.clipping_factors(grads, *bounds, scale)
+        widest = max(map(_compute_dtype, grads))
         norms = [ops.sqrt(backends.total(ops.square, g)) for g in grads]
-        norms = ops.stack([backends.cast(norm, self._widest_dtype) for norm in norms])
+        norms = ops.stack([backends.cast(norm, widest) for norm in norms])
         factors = ops.unstack(scale * clipping_factors(scale * norms, *bounds))
         return [backends.cast(f, g.dtype) for g, f in zip(grads, factors, strict=True)]
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import numbers
-from pathlib import Path
 from typing import Any
 
 
@@ -81,19 +80,3 @@ def optional(check, name: str, value: Any, limit: Any) -> Any:
     if value is None:
         return None
     return check(name, value, limit, " `None` switches it off.")
-
-
-def check_picture(path: Path, *more: str) -> None:
-    """Raises a `ValueError` unless a picture's path ends in what matplotlib writes, or in `more`.
-
-    Without an ending matplotlib would write to another path.
-    """
-    from matplotlib.backend_bases import FigureCanvasBase  # of the extra `tuning`
-
-    known = [f".{ending}" for ending in FigureCanvasBase.get_supported_filetypes()]
-    if path.suffix.lower() not in (*known, *more):
-        *endings, last = ".png", ".svg", ".pdf", *more
-        raise ValueError(
-            f"the picture's path must end in {', '.join(endings)} or {last}. "
-            f"Received: {str(path)!r}"
-        )

@@ -190,12 +190,12 @@ def test_a_new_best_configuration_takes_over(tmp_path):
 
 
 def test_errors_of_best_model(tmp_path):
-    few = {"optimizers": ["AdamW"], "max_trials": 1, "finalist_seeds": 0}
+    few = {"optimizers": ["AdamW"], "max_trials": 1, "finalist_seeds": 0, "strategy": "fit"}
     study = tune(tmp_path / "a", wide, **few, keep_weights=False)
     assert not (tmp_path / "a" / "weights").exists()
     with pytest.raises(ValueError, match="the weights of the best run of .* are not in"):
         study.best_model(wide)
-    study = tune(tmp_path / "b", wide, max_trials=2, finalist_seeds=1)
+    study = tune(tmp_path / "b", wide, max_trials=2, finalist_seeds=1, strategy="fit")
     with pytest.raises(ValueError, match="Unknown optimizer 'adamv'"):
         study.best_model(wide, "adamv")
     with pytest.raises(ValueError, match="`optimizer` must be one of the study's, AdamW, SGDW"):

@@ -69,7 +69,6 @@ def regret(
     import keras
 
     from keras_adamfamily.regret import PROBLEMS, picture
-    from keras_adamfamily.validation import check_picture
 
     if problem not in PROBLEMS:
         raise Usage(f"--problem must be one of {', '.join(PROBLEMS)}, not {problem!r}")
@@ -82,7 +81,7 @@ def regret(
     if not players:
         raise Usage("--optimizers must name at least one; see `adamfamily list`")
     if out is not None:
-        check_picture(out)
+        picture.check_path(out)
     if rounds is None:
         rounds = 10_000 if keras.config.backend() == "torch" else chosen.rounds
     where = {} if start is None else {"start": start}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
 
 from keras_adamfamily.regret.game import Result
@@ -41,3 +42,17 @@ def save(figure: Figure, path: Path) -> None:
     """Writes a picture, with its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
+
+
+def check_path(path: Path, *more: str) -> None:
+    """Raises a `ValueError` unless a picture's path ends in what matplotlib writes, or in `more`.
+
+    Without an ending matplotlib would write to another path.
+    """
+    known = [f".{ending}" for ending in FigureCanvasBase.get_supported_filetypes()]
+    if path.suffix.lower() not in (*known, *more):
+        *endings, last = ".png", ".svg", ".pdf", *more
+        raise ValueError(
+            f"the picture's path must end in {', '.join(endings)} or {last}. "
+            f"Received: {str(path)!r}"
+        )

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from keras_adamfamily.regret.picture import check_path
 from keras_adamfamily.tuning import figures
 from keras_adamfamily.tuning.page import Page
 from keras_adamfamily.tuning.study import Study
 from keras_adamfamily.tuning.trial import OK
-from keras_adamfamily.validation import check_picture
 
 
 def save(study: Study, optimizers: Sequence[str], path: Path) -> None:
@@ -22,7 +22,7 @@ def save(study: Study, optimizers: Sequence[str], path: Path) -> None:
         ValueError: If the learning rate or the weight decay was not searched, or the path has no
             suffix, or one that is not known.
     """
-    check_picture(path, ".html")
+    check_path(path, ".html")
     for argument in ("learning_rate", "weight_decay"):
         missing = [name for name in optimizers if argument not in study.space.ranges[name]]
         if missing:

@@ -449,4 +449,4 @@ def _between(low: float | None, high: float | None, sign: str = "") -> str:
 
 
 def _state(optimizer: str) -> str:
-    return str(registry.find(optimizer).state_per_parameter)
+    return registry.find(optimizer).state
