@@ -197,9 +197,7 @@ class Doubled(keras.layers.Layer):
 
 @pytest.mark.once("torch", "jax")
 @pytest.mark.parametrize("strategy", STRATEGIES[-1:])
-def test_what_is_set_for_all_models_is_set_for_those_of_a_search_and_afterwards(
-    strategy, tmp_path, monkeypatch
-):
+def test_what_is_set_for_all_models_is_set_for_those_of_a_search_and_afterwards(strategy, tmp_path):
     policy, seen = keras.config.dtype_policy(), []
 
     def build():
