@@ -66,7 +66,7 @@ def test_hyperparameters_of_the_optimizer_that_is_replaced_are_not_searched(tmp_
 
 
 @pytest.mark.once("torch", "jax")
-@pytest.mark.parametrize("strategy", STRATEGIES[-1:])
+@pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_metric_that_is_a_vector_has_no_curve(strategy, tmp_path):
     def build():
         model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(3, "softmax")])
@@ -259,12 +259,12 @@ def test_a_search_that_was_interrupted_is_searched_on(strategy, tmp_path):
     assert tuner.get_best_models()[0].count_params() == 12
 
 
-def test_arguments_that_a_search_has_no_use_for():
+def test_arguments_that_a_search_has_no_use_for(tmp_path):
     oracle = tuning.OptunaOracle("val_loss", max_trials=4)
     hypermodel = tuning.OptimizerHyperModel(build_model, **LENGTH)
     with pytest.raises(ValueError, match="no use for executions_per_trial, loss"):
         tuning.OptimizerTuner(oracle, hypermodel, executions_per_trial=3, loss="mse")
-    tuner = tuning.OptimizerTuner(oracle, hypermodel)
+    tuner = tuning.OptimizerTuner(oracle, hypermodel, directory=tmp_path)
     for more, message in (
         ({"validation_split": 0.2}, "Received: validation_split"),
         ({}, "Received: no validation_data"),
