@@ -26,15 +26,19 @@ def test_only_the_papers_form_is_decoupled_where_weights_are_scale_invariant(res
         assert all(maps[other]["slope"] < -0.6 for other in others)
 
 
-def test_one_decay_of_the_papers_form_serves_every_good_rate(results):
-    """It is within a fifth of the best there; in Keras's form none is within twice the best."""
-    for rule in ("SGDW", "AdamW"):
-        for form, low, high in ((" as in the paper", 1.0, 1.2), (" as in Keras", 2.0, np.inf)):
-            loss = results["maps"]["normalized"][rule + form]["loss"]
-            best = loss.min(axis=1, keepdims=True)
-            good = best[:, 0] <= 1.5 * best.min()
-            assert good.sum() >= 5
-            assert low <= (loss / best)[good].max(axis=0).min() < high
+@pytest.mark.parametrize("rule, others", [("SGDW", 1.8), ("AdamW", 4.0)])
+def test_one_decay_of_the_papers_form_serves_every_good_rate(results, rule, others):
+    """It is within a fifth of the best there; in Keras's form none is within `others` of the best.
+
+    With 24 seeds the factors are 2.01 and 4.70, and 95 % of resamplings of them lie in 1.91-2.16
+    and 4.4-4.9; the three parts of 8 seeds gave 1.99-2.08 and 4.4-5.0.
+    """
+    for form, low, high in ((" as in the paper", 1.0, 1.2), (" as in Keras", others, np.inf)):
+        loss = results["maps"]["normalized"][rule + form]["loss"]
+        best = loss.min(axis=1, keepdims=True)
+        good = best[:, 0] <= 1.5 * best.min()
+        assert good.sum() >= 5
+        assert low <= (loss / best)[good].max(axis=0).min() < high
 
 
 def test_without_normalization_it_is_the_other_way_round(results):
