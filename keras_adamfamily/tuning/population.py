@@ -188,12 +188,8 @@ class Population:
             seed: _Orders(random, self._examples, self.shuffle)
             for seed, (_, random) in self._initial.items()
         }
-        self.seeds, self.hyperparameters = seeds, values
-        self._state = None  # so that there are never two
-        self._state = jax.tree.map(
-            lambda *leaves: np.stack(leaves), *(self._initial[seed][0] for seed in seeds)
-        )
-        self._set_hyperparameters(values)
+        self._check_hyperparameters(values)
+        self.seeds, self.hyperparameters, self._states = seeds, values, None
         self._stopping = Stopping(len(seeds), self.early_stopping, self._program.model)
 
     def keep(self, lanes: Sequence[int]) -> None:
@@ -216,9 +212,9 @@ class Population:
             raise ValueError(
                 f"`lanes` must be different integers in [0, {len(self)}). Received: lanes={lanes!r}"
             )
+        self._states = jax.tree.map(lambda leaf: leaf[chosen], self._state)
         self.seeds = [self.seeds[lane] for lane in chosen]
         self.hyperparameters = {name: v[chosen] for name, v in self.hyperparameters.items()}
-        self._state = jax.tree.map(lambda leaf: leaf[chosen], self._state)
         self._stopping.keep(chosen)
 
     def train(
@@ -342,20 +338,34 @@ class Population:
         with self._naming(given):
             give(model, with_variables(given, self._names))
 
-    def _set_hyperparameters(self, values) -> None:
-        """Writes the lanes' values into their states."""
-        optimizer, values = self._program.model.optimizer, dict(values)
-        if "learning_rate" in values and optimizer.is_tunable("initial_learning_rate"):
-            values.setdefault("initial_learning_rate", values["learning_rate"])
+    @property
+    def _state(self) -> list:
+        """Made when first asked for, so that there is none of it while the program is compiled."""
+        if self._states is None:
+            initial = [self._initial[seed][0] for seed in self.seeds]
+            self._states = jax.tree.map(lambda *leaves: np.stack(leaves), *initial)
+            for name, of_lanes in self._tunables(self.hyperparameters).items():
+                self._states[-1][self._program.place[name]][:] = of_lanes
+        return self._states
+
+    def _check_hyperparameters(self, values) -> None:
+        optimizer = self._program.model.optimizer
         is_peak = isinstance(optimizer._learning_rate, TunablePeak)
-        for name, of_lanes in values.items():
+        for name, of_lanes in self._tunables(values).items():
             with self._naming(optimizer):
                 for value in (of_lanes.min(), of_lanes.max()):  # accepted are intervals
                     if name == "learning_rate" and is_peak:
                         check_float(name, float(value), NON_NEGATIVE)
                     else:
                         setattr(optimizer, name, float(value))
-            self._state[-1][self._program.place[name]][:] = of_lanes
+
+    def _tunables(self, values) -> dict[str, np.ndarray]:
+        """The values of the optimizer's variables, one of which may repeat the learning rate."""
+        values = dict(values)
+        optimizer = self._program.model.optimizer
+        if "learning_rate" in values and optimizer.is_tunable("initial_learning_rate"):
+            values.setdefault("initial_learning_rate", values["learning_rate"])
+        return values
 
     @contextlib.contextmanager
     def _naming(self, optimizer):
@@ -373,6 +383,7 @@ class Population:
         """Trains a chunk of lanes; yields each epoch, the lanes that ran in it, and their logs."""
         lane_of, places = self._seats(lanes)
         spread = NamedSharding(self._mesh, Spec("lanes"))
+        self._program.compile(len(lane_of), *self._data)
         # One array after another, here and at the end, so that there are no more copies of all.
         state = jax.tree.map(lambda leaf: jax.device_put(leaf[lane_of], spread), self._state)
         for epoch in range(epochs):

@@ -17,12 +17,12 @@ from keras_adamfamily.tuning.xla import return_memory, without_collector
 if keras.backend.backend() == "jax":
     import jax
     from jax import numpy as jnp
-    from jax.sharding import Mesh
+    from jax.sharding import Mesh, NamedSharding
     from jax.sharding import PartitionSpec as Spec
 
 
 class Program:
-    """One epoch of many lanes; called as `states, logs = program(states, ...)`.
+    """One epoch of many lanes; once compiled called as `states, logs = program(states, ...)`.
 
     Attributes:
         model: The model whose step it is.
@@ -62,8 +62,30 @@ class Program:
         self._fit_step = model.train_step
         if mesh.devices.flat[0].platform == "cpu":
             self._fit_step = with_fast_convolutions(self._fit_step)
-        self._run = jax.jit(self._on_all_devices, donate_argnums=0)
-        self._is_compiled = False
+        self._compiled = {}
+
+    def compile(self, places: int, train: Any, validation: Any) -> None:
+        """Compiles it for so many places, unless it is.
+
+        It needs no states for that: they and what a compiler takes would double the memory.
+        """
+        if places in self._compiled:
+            return
+        spread = NamedSharding(self._mesh, Spec("lanes"))
+
+        def shape(*shape, dtype="int32"):
+            return jax.ShapeDtypeStruct(shape, dtype, sharding=spread)
+
+        states = [
+            [shape(places, *variable.shape, dtype=variable.value.dtype) for variable in group]
+            for group in variables_of(self.model)
+        ]
+        orders = shape(places, len(jax.tree.leaves(train)[0]))
+        lanes = orders, shape(places), shape(self._mesh.size), np.asarray(True)
+        with without_collector():
+            run = jax.jit(self._on_all_devices, donate_argnums=0)
+            self._compiled[places] = run.lower(states, *lanes, train, validation).compile()
+        return_memory()
 
     def __call__(self, states, orders, turns, counts, evaluates, train, validation) -> tuple:
         """Runs an epoch.
@@ -80,12 +102,8 @@ class Program:
         Returns:
             The new states, the others being as they were; and the logs of the places that ran.
         """
-        with without_collector():  # the first time it is traced
-            result = self._run(states, orders, turns, counts, evaluates, train, validation)
-        if not self._is_compiled:
-            self._is_compiled = True
-            return_memory()
-        return result
+        run = self._compiled[len(turns)]
+        return run(states, orders, turns, counts, evaluates, train, validation)
 
     def _on_all_devices(self, states, orders, turns, counts, evaluates, train, validation):
         spread, everywhere = Spec("lanes"), Spec()
