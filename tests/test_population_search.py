@@ -13,6 +13,7 @@ pytest.importorskip("keras_tuner")
 import keras_adamfamily as kaf
 from keras_adamfamily.tuning import xla
 from keras_adamfamily.tuning.population import Population
+from keras_adamfamily.tuning.program import Program
 from keras_adamfamily.tuning.stopping import EARLY, Stopping, check_early_stopping
 from tests.steps import BACKEND
 from tests.test_population import (
@@ -76,7 +77,33 @@ def test_beginning_again_is_a_new_population_in_the_same_program(whole):
     with_other_seed = again.train(2)
     assert with_other_seed["loss"][0, 0] != whole[1]["loss"][4, 0]
     np.testing.assert_array_equal(with_other_seed["loss"][1], whole[1]["loss"][3, :2])
-    assert again._program._run._cache_size() == 1  # compiled once
+    assert len(again._program._compiled) == 1
+
+
+@on_jax
+def test_what_is_kept_before_it_has_trained_begins_at_the_start(whole):
+    chosen = lanes([0, 1, 2, 3, 4])
+    chosen.keep([3, 1])
+    assert_same({n: c[[3, 1]][:, :2] for n, c in whole[1].items()}, chosen.train(2))
+
+
+@on_jax
+def test_there_are_no_states_while_the_program_is_compiled(monkeypatch):
+    """Both together are what the memory would be largest by."""
+    compile_, seen = Program.compile, []
+
+    def watched(self, *arguments):
+        before = len(self._compiled)
+        compile_(self, *arguments)
+        seen.append((len(self._compiled) - before, fresh._states is None))
+
+    monkeypatch.setattr(Program, "compile", watched)
+    fresh = lanes([0, 1, 2])
+    assert fresh._states is None
+    fresh.train(1)
+    assert seen == [(1, True)]
+    fresh.train(1)
+    assert seen == [(1, True), (0, False)]
 
 
 @on_jax
