@@ -22,7 +22,13 @@ import numpy as np
 from keras import ops
 
 from keras_adamfamily import backends
-from keras_adamfamily.hyperparameters import Fixed, Hyperparameter, Option, Setting
+from keras_adamfamily.hyperparameters import (
+    Fixed,
+    Hyperparameter,
+    Option,
+    Setting,
+    check_not_built,
+)
 from keras_adamfamily.numerics import as_float, clipping_factors, hashed, lerp, round_to_bfloat16
 from keras_adamfamily.schedules import TunablePeak, peak_of, rate_at
 from keras_adamfamily.validation import (
@@ -678,7 +684,9 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
 
     def _overwrite_model_variables_with_average_value(self, trainable_variables) -> None:
         for variable in trainable_variables:
-            index = self._get_variable_index(variable)
+            index = self._trainable_variables_indices.get(self._var_key(variable))
+            if index is None:  # it was frozen when the optimizer was built
+                continue
             average = self._model_variables_moving_average[index]
             if average is not None:
                 w = self.weight_of_average(ops.convert_to_tensor(average), self._traits[index])
@@ -709,10 +717,14 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
 
     @initial_learning_rate.setter
     def initial_learning_rate(self, value):
-        value = optional(check_float, "initial_learning_rate", value, POSITIVE)
+        tunable = self._tunables.get("initial_learning_rate")
+        if tunable is None:
+            value = optional(check_float, "initial_learning_rate", value, POSITIVE)
+            check_not_built(self, "initial_learning_rate")
+        else:
+            value = check_float("initial_learning_rate", value, POSITIVE)
+            tunable.assign(value)
         self._given_initial_learning_rate = value
-        if "initial_learning_rate" in self._tunables:
-            self._tunables["initial_learning_rate"].assign(value)
 
     @property
     def weight_decay(self):
@@ -723,13 +735,21 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
     def weight_decay(self, value):
         if "_tunables" not in vars(self):  # Keras's constructor, before ours has come that far
             return
+        tunable = self._tunables.get("weight_decay")
+        if tunable is None:
+            check_not_built(self, "weight_decay")
+        elif value is None or isinstance(value, WeightDecay):
+            raise ValueError(
+                "A tunable `weight_decay` keeps its form once the optimizer is built, and its rate "
+                f"is set by a float. Received: weight_decay={value!r}"
+            )
         new, old = as_weight_decay(value), vars(self).get("_weight_decay")
         if self.is_tunable("weight_decay") and old is not None and new is not value:
             new = as_weight_decay(old).with_rate(check_float("weight_decay", value, NON_NEGATIVE))
         self._weight_decay = new.rate if isinstance(new, TimesLearningRate) else new
         self._check_initial_learning_rate()
-        if "weight_decay" in self._tunables:
-            self._tunables["weight_decay"].assign(new.rate)
+        if tunable is not None:
+            tunable.assign(new.rate)
 
     def _check_initial_learning_rate(self) -> None:
         if isinstance(self._weight_decay, Decoupled) and self.initial_learning_rate is None:
@@ -803,7 +823,7 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
             rate = self._given_learning_rate
             candidates = (self._given_initial_learning_rate, rate, peak_of(rate))
             return next(
-                (float(x) for x in candidates if isinstance(x, int | float) and x > 0), None
+                (float(x) for x in candidates if isinstance(x, numbers.Real) and x > 0), None
             )
         return getattr(type(self), name).given(self)
 

@@ -18,7 +18,7 @@ from keras import ops
 
 from keras_adamfamily.base import without_loss_scaling
 from keras_adamfamily.schedules import CosineWarmRestarts, TunablePeak
-from keras_adamfamily.validation import check_integer, optional
+from keras_adamfamily.validation import check_choice, check_integer, optional
 
 
 class SnapshotEnsemble(keras.callbacks.Callback):
@@ -31,7 +31,8 @@ class SnapshotEnsemble(keras.callbacks.Callback):
 
     Cycles are told by the optimizer's own count of steps, so they are right after a resume, with
     gradient accumulation, and when float16 loss scaling skips a step. The count is read when a
-    cycle may end and at the start of epochs, not at every step.
+    cycle may end and at the start of epochs, not at every step. A cycle that had ended when a `fit`
+    begins is taken then: with `use_ema` its weights are the averages that the last `fit` left.
 
     Attributes:
         snapshots: By cycle, counted from 1, in order: its weights as `model.get_weights()` gives
@@ -41,10 +42,11 @@ class SnapshotEnsemble(keras.callbacks.Callback):
         folder: `None` keeps the snapshots in memory. A path keeps them there alone, as
             `cycle-1.weights.h5`, `cycle-2.weights.h5`, ..., without the optimizer's state. Files
             that the folder holds already are used: those of the cycles that a resumed training has
-            finished, or all of them when there is no training (call `set_model(model)` then).
+            finished, or all of them when there is no training (call `set_model(model)` then). A
+            training that begins deletes those of cycles that it has not finished.
 
     Raises:
-        ValueError: If `folder` is no path; when training begins, if the optimizer's learning rate
+        ValueError: If `folder` is no path of a folder; when training begins, if the learning rate
             is not a `CosineWarmRestarts`; and during it, if a restart falls between the steps of
             one execution (`steps_per_execution`).
 
@@ -66,6 +68,8 @@ class SnapshotEnsemble(keras.callbacks.Callback):
         if not isinstance(folder, str | os.PathLike | None) or folder == "":
             raise ValueError(f"`folder` must be a path or None. Received: folder={folder!r}")
         self.folder = None if folder is None else Path(folder)
+        if self.folder is not None and self.folder.exists() and not self.folder.is_dir():
+            raise ValueError(f"`folder` must be a folder, not a file. Received: folder={folder!r}")
         self.snapshots: dict[int, list[np.ndarray] | Path] = {}
         if self.folder is not None:
             paths = self.folder.glob("*.weights.h5")
@@ -78,7 +82,8 @@ class SnapshotEnsemble(keras.callbacks.Callback):
         """The mean of the snapshots' predictions; model and optimizer stay as they are.
 
         Args:
-            x: What `model.predict` takes.
+            x: What `model.predict` takes and can be read once for each snapshot, in the same order:
+                no generator, nor data that are shuffled at each reading.
             last: How many of the last snapshots to average, an integer >= 1; all by default.
             activation: Applied to each prediction before the mean: `"softmax"` for a model that
                 ends in logits, since the mean is to be one of probabilities.
@@ -88,20 +93,29 @@ class SnapshotEnsemble(keras.callbacks.Callback):
             An array like that of `model.predict`, or arrays in its structure.
 
         Raises:
-            ValueError: If there is no snapshot, or `last` is not an integer >= 1.
+            ValueError: If there is no snapshot or no model, if `last` is not an integer >= 1, or if
+                `x` can be read but once.
         """
         last = optional(check_integer, "last", last, 1)
+        if hasattr(x, "__next__"):
+            raise ValueError(
+                "`x` is read once for each snapshot, which a generator cannot be. Pass arrays, a "
+                f"`keras.utils.PyDataset` or a `tf.data.Dataset`. Received: x={x!r}"
+            )
         if not self.snapshots:
             raise ValueError("There is no snapshot yet: training has not reached a restart.")
         model, activation = self.model, keras.activations.get(activation)
+        if model is None:
+            raise ValueError("Call `set_model(model)` first: no training has named the model.")
         before = [ops.copy(ops.convert_to_tensor(v)) for v in model.variables]
 
         def prediction(snapshot):
             self._load(model, snapshot)
-            return keras.tree.map_structure(
-                lambda y: ops.convert_to_numpy(activation(ops.cast(y, "float32"))),
-                model.predict(x, **arguments),
-            )
+            return keras.tree.map_structure(activated, model.predict(x, **arguments))
+
+        def activated(y):
+            y = y if y.dtype == "float64" else y.astype("float32")
+            return ops.convert_to_numpy(activation(ops.convert_to_tensor(y)))
 
         try:
             chosen = list(self.snapshots.values())[-(last or 0) :]
@@ -116,9 +130,11 @@ class SnapshotEnsemble(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         index, since = self._look()
-        kept = {cycle: kept for cycle, kept in self.snapshots.items() if cycle <= index}
-        self.snapshots = kept  # the others are of an earlier training
-        if index and since == 0 and index not in kept:  # resumed at a restart
+        for cycle in [cycle for cycle in self.snapshots if cycle > index]:  # of an earlier training
+            snapshot = self.snapshots.pop(cycle)
+            if isinstance(snapshot, Path):
+                snapshot.unlink(missing_ok=True)
+        if index and since == 0 and index not in self.snapshots:  # resumed at a restart
             self._take(index)
         self._batches = 0
 
@@ -177,7 +193,7 @@ class SnapshotEnsemble(keras.callbacks.Callback):
                 f"learning_rate={schedule!r}"
             )
         # Schedules count batches, where `iterations` counts updates.
-        return schedule, int(ops.convert_to_numpy(optimizer._iterations))
+        return schedule, _count(optimizer._iterations)
 
 
 class EvaluateEMAWeights(keras.callbacks.Callback):
@@ -190,8 +206,18 @@ class EvaluateEMAWeights(keras.callbacks.Callback):
     the model after `predict`.) Before the first update there is no average, and the weights are
     used. Keras itself puts the averages in the model at the end of `fit`.
 
+    After an evaluation that was interrupted the averages are in the model until this callback is
+    used again with it; then the weights come back, unless the model has other weights by then.
+
+    Args:
+        until_epoch_end: Whether in `fit` the averages stay until every callback has seen the end of
+            the epoch. `EarlyStopping(restore_best_weights=True)` and `ModelCheckpoint` then keep
+            the weights that were evaluated. By default they keep those that are trained, from which
+            `BackupAndRestore` can go on.
+
     Raises:
-        ValueError: When it comes to evaluation, if the optimizer keeps no average.
+        ValueError: If `until_epoch_end` is neither True nor False; when it comes to evaluation, if
+            the optimizer keeps no average.
 
     Example:
 
@@ -203,47 +229,99 @@ class EvaluateEMAWeights(keras.callbacks.Callback):
     >>> history = model.fit(x, y, validation_split=0.2, verbose=0, callbacks=[averaged])
     """
 
-    def __init__(self):
+    def __init__(self, until_epoch_end: bool = False):
         super().__init__()
-        self._trained = None
+        self.until_epoch_end = check_choice("until_epoch_end", until_epoch_end, (False, True))
+        self._replaced = None  # while the averages are in a model: the model, and its weights
+        self._stays = False
+
+    def set_params(self, params):
+        super().set_params(params)
+        self._stays = False  # not in what is no `fit`, whatever was interrupted before
+
+    def on_train_begin(self, logs=None):
+        self._check_replaced()
+        self._leave()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._leave()
+        self._stays = self.until_epoch_end
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.on_epoch_begin(None)  # after an evaluation in the middle of an epoch
+
+    def on_train_end(self, logs=None):
+        self._replaced = None  # Keras has put the averages in the model, for good
 
     def on_test_begin(self, logs=None):
         self._enter()
 
     def on_test_end(self, logs=None):
-        self._leave()
+        if not self._stays:
+            self._leave()
 
-    def on_predict_begin(self, logs=None):
-        self._enter()
-
-    def on_predict_end(self, logs=None):
-        self._leave()
-
-    def on_train_begin(self, logs=None):
-        self._leave()  # after an evaluation that was interrupted
+    on_predict_begin, on_predict_end = on_test_begin, on_test_end
 
     def _enter(self) -> None:
         model = self.model
-        optimizer = without_loss_scaling(model.optimizer)
-        several = getattr(optimizer, "optimizers", [optimizer])  # `MultiOptimizer`
-        averaging = [one for one in several if getattr(one, "use_ema", False)]
+        averaging = _averaging(model)
         if not averaging:
             raise ValueError(
                 "`EvaluateEMAWeights` needs an optimizer with `use_ema=True`. "
-                f"Received: {optimizer!r}"
+                f"Received: {getattr(model, 'optimizer', None)!r}"
             )
-        if self._trained is None and all(one.built and int(one.iterations) for one in averaging):
-            variables = model.trainable_variables
-            self._trained = [ops.copy(ops.convert_to_tensor(v)) for v in variables]
-            optimizer.finalize_variable_values(variables)
-            for variable in variables:  # on JAX, Keras's own share a buffer with their averages
-                variable.assign(ops.copy(ops.convert_to_tensor(variable)))
+        self._check_replaced()
+        if self._replaced is None and all(
+            one.built and _count(one.iterations) for one in averaging
+        ):
+            self._replaced = model, _weights(model)
+            _put_averages(model)
 
     def _leave(self) -> None:
-        if self._trained is not None:
-            for variable, value in zip(self.model.trainable_variables, self._trained, strict=True):
+        if self._replaced is not None:
+            model, weights = self._replaced
+            for variable, value in zip(model.trainable_variables, weights, strict=True):
                 variable.assign(value)
-            self._trained = None
+            self._replaced = None
+
+    def _check_replaced(self) -> None:
+        """Forgets weights that an interrupted evaluation left, if the averages are gone by now."""
+        if self._replaced is None:
+            return
+        model, current = self.model, _weights(self.model)
+        same = model is self._replaced[0] and len(current) == len(self._replaced[1])
+        if same:
+            _put_averages(model)
+            pairs = zip(current, _weights(model), strict=True)
+            same = all(bool(ops.all(one == other)) for one, other in pairs)
+            for variable, value in zip(model.trainable_variables, current, strict=True):
+                variable.assign(value)
+        if not same:
+            self._replaced = None
+
+
+def _count(variable) -> int:
+    """The number that a variable holds, one that `tf.distribute` mirrors too."""
+    return int(ops.convert_to_numpy(variable))
+
+
+def _averaging(model) -> list[keras.optimizers.Optimizer]:
+    """The optimizers of a model that average its weights."""
+    optimizer = without_loss_scaling(getattr(model, "optimizer", None))
+    several = getattr(optimizer, "optimizers", [optimizer])  # `MultiOptimizer`
+    return [one for one in several if getattr(one, "use_ema", False)]
+
+
+def _weights(model) -> list:
+    """Copies of the values of what is trained."""
+    return [ops.copy(ops.convert_to_tensor(variable)) for variable in model.trainable_variables]
+
+
+def _put_averages(model) -> None:
+    variables = model.trainable_variables
+    without_loss_scaling(model.optimizer).finalize_variable_values(variables)
+    for variable in variables:  # on JAX, Keras's own share a buffer with their averages
+        variable.assign(ops.copy(ops.convert_to_tensor(variable)))
 
 
 @contextlib.contextmanager

@@ -60,13 +60,18 @@ class Hyperparameter(Argument):
         value = check_float(self.name, value, self.interval)
         if self.name in optimizer._tunables:
             optimizer._tunables[self.name].assign(value)
-        elif vars(optimizer).get("built"):
-            raise ValueError(
-                f"`{self.name}` is a constant once the optimizer is built."
-                + f" Before that, `make_tunable({self.name!r})` lets it change."
-                * self.can_be_tunable
-            )
+        else:
+            check_not_built(optimizer, self.name, self.can_be_tunable)
         super().__set__(optimizer, value)
+
+
+def check_not_built(optimizer, name: str, can_be_tunable: bool = True) -> None:
+    """Raises `ValueError` once the optimizer is built: compiled steps have `name` as a constant."""
+    if vars(optimizer).get("built"):
+        raise ValueError(
+            f"`{name}` is a constant once the optimizer is built."
+            + f" Before that, `make_tunable({name!r})` lets it change." * can_be_tunable
+        )
 
 
 class Setting(Argument):

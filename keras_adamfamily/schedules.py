@@ -10,10 +10,12 @@ With gradient accumulation Keras hands schedules the number of batches, not of u
 from __future__ import annotations
 
 import math
+import numbers
 from fractions import Fraction
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_adamfamily import backends
@@ -108,17 +110,19 @@ class CosineWarmRestarts(Schedule):
         self.first_cycle_steps = check_integer("first_cycle_steps", first_cycle_steps, 1)
         self.cycle_multiplier = check_float("cycle_multiplier", cycle_multiplier, _AT_LEAST_ONE)
         self.peak_multiplier = check_float("peak_multiplier", peak_multiplier, UNIT)
-        self._starts, self._lengths = _cycles(self.first_cycle_steps, self.cycle_multiplier)
+        cycles = _cycles(self.first_cycle_steps, self.cycle_multiplier)
+        # PyTorch would take a list to pieces at each step.
+        self._starts, self._lengths = (np.array(of_cycles, "int32") for of_cycles in cycles)
 
     def locate(self, step):
         """The cycle that `step` lies in, as int32 tensors: its index, its length in steps, and the
         steps since its restart."""
         step = ops.cast(step, "int32")
         listed = len(self._starts)
-        passed = ops.expand_dims(step, -1) >= ops.array(self._starts[1:], "int32")
+        passed = ops.expand_dims(step, -1) >= ops.convert_to_tensor(self._starts[1:])
         index = ops.sum(ops.cast(passed, "int32"), axis=-1)
-        start = ops.take(ops.array(self._starts, "int32"), index)
-        length = ops.take(ops.array(self._lengths, "int32"), index)
+        start = ops.take(ops.convert_to_tensor(self._starts), index)
+        length = ops.take(ops.convert_to_tensor(self._lengths), index)
         beyond = (step - start) // length  # only the last listed cycle repeats
         repeats = ops.where(index == listed - 1, beyond, ops.zeros_like(beyond))
         return index + repeats, length, step - start - repeats * length
@@ -210,14 +214,14 @@ class WarmupCosine(Schedule):
             )
 
     def value(self, step, dtype):
-        peak = self.initial_learning_rate
-        after = ops.cast(step - self.warmup_steps, dtype)
-        progress = ops.clip(after / (self.total_steps - self.warmup_steps), 0.0, 1.0)
+        peak, start = self.initial_learning_rate, min(self.warmup_steps, _LAST_STEP)
+        after = ops.cast(step - start, dtype)
+        progress = ops.clip(after / float(self.total_steps - self.warmup_steps), 0.0, 1.0)
         annealed = _cosine(peak, self.minimum_learning_rate, progress)
         if self.warmup_steps == 0:
             return annealed
-        warming = peak * ops.cast(step + 1, dtype) / self.warmup_steps
-        return ops.where(step < self.warmup_steps, warming, annealed)
+        warming = peak * ops.cast(step + 1, dtype) / float(self.warmup_steps)
+        return ops.where(step < start, warming, annealed)
 
     def get_config(self):
         return {
@@ -256,7 +260,7 @@ class InverseSqrt(Schedule):
 def peak_of(schedule: Any) -> float | None:
     """The peak that a schedule names, a float > 0, or `None`: what eta_t refers to."""
     named = (getattr(schedule, name, None) for name in ("warmup_target", "initial_learning_rate"))
-    return next((float(x) for x in named if isinstance(x, int | float) and x > 0), None)
+    return next((float(x) for x in named if isinstance(x, numbers.Real) and x > 0), None)
 
 
 @keras.saving.register_keras_serializable("keras_adamfamily")

@@ -87,6 +87,9 @@ class TimesLearningRate(WeightDecay):
 class Decoupled(WeightDecay):
     """The paper's decoupled decay: `theta -= eta_t * rate * theta`, no learning rate in it.
 
+    eta_t is `lr_t / lr_0`. Where something raises the rate above the one that the optimizer was
+    made with, give the optimizer the highest as `initial_learning_rate`, or eta_t exceeds 1.
+
     Args:
         rate: The paper's lambda, a float in [0, 1): the fraction removed per step at full rate.
             A Keras decay `w` at a constant learning rate `lr` equals `Decoupled(lr * w)`.

@@ -102,6 +102,31 @@ class TestLateChanges:
         with pytest.raises(ValueError, match=r"make_tunable\('momentum'\)"):
             optimizer.momentum = 0.9
 
+    @pytest.mark.parametrize("value", [0.5, None, kaf.Decoupled(0.3)])
+    def test_a_decay_is_a_constant_too(self, value):
+        optimizer = kaf.AdamW(0.1, weight_decay=kaf.Decoupled(0.1))
+        before = optimizer.get_config()
+        optimizer.build([keras.Variable([1.0])])
+        with pytest.raises(ValueError, match=r"constant once .* `make_tunable\('weight_decay'\)`"):
+            optimizer.weight_decay = value
+        with pytest.raises(ValueError, match=r"`make_tunable\('initial_learning_rate'\)`"):
+            optimizer.initial_learning_rate = 0.2
+        assert optimizer.get_config() == before
+
+    @pytest.mark.parametrize("value", [None, kaf.L2(0.3)])
+    def test_a_tunable_decay_cannot_change_its_form(self, value):
+        tunable = ["weight_decay", "initial_learning_rate"]
+        optimizer = kaf.AdamW(0.1, weight_decay=kaf.Decoupled(0.1), tunable=tunable)
+        before = optimizer.get_config()
+        optimizer.build([keras.Variable([1.0])])
+        with pytest.raises(ValueError, match="keeps its form .* set by a float. Received: weight_"):
+            optimizer.weight_decay = value
+        with pytest.raises(ValueError, match="`initial_learning_rate` must be a float"):
+            optimizer.initial_learning_rate = None
+        assert optimizer.get_config() == before
+        optimizer.initial_learning_rate = 0.2
+        assert optimizer.get_config()["initial_learning_rate"] == 0.2
+
     def test_a_schedules_own_call_counts(self):
         class Half(kaf.CosineWarmRestarts):
             def __call__(self, step):

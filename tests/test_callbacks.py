@@ -185,9 +185,11 @@ def test_another_training_begins_anew(tmp_path):
     fit(make_model(kaf.AdamW(restarts())), 2, ensemble)
     assert list(ensemble.snapshots) == [1]
     in_files = SnapshotEnsemble(tmp_path)
-    assert list(in_files.snapshots) == [1, 2, 3]
+    assert list(in_files.snapshots) == [1]
+    assert_same(weights_of(in_files.snapshots[1]), iterates("AdamW")[ENDS[0]])
     fit(make_model(kaf.AdamW(restarts())), 2, in_files)
     assert list(in_files.snapshots) == [1]
+    assert [path.name for path in tmp_path.iterdir()] == ["cycle-1.weights.h5"]
 
 
 def test_skipped_steps_do_not_count():
@@ -239,7 +241,10 @@ def test_an_optimizer_without_cycles_is_refused(optimizer, found):
     assert_same(arrays(model.weights), before)
 
 
-def test_wrong_arguments_of_an_ensemble():
+def test_wrong_arguments_of_an_ensemble(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="`folder` must be a folder, not a file"):
+        SnapshotEnsemble(tmp_path / "file")
     for folder in ("", 3, True):
         with pytest.raises(ValueError, match=f"`folder` must be a path or None. .*{folder!r}"):
             SnapshotEnsemble(folder)
@@ -249,6 +254,11 @@ def test_wrong_arguments_of_an_ensemble():
         ensemble.predict(X)
     with pytest.raises(ValueError, match="`last` must be an integer >= 1"):
         ensemble.predict(X, last=0)
+    with pytest.raises(ValueError, match="read once for each snapshot, which a generator cannot"):
+        ensemble.predict(iter([X]))
+    (tmp_path / "cycle-1.weights.h5").touch()
+    with pytest.raises(ValueError, match=r"Call `set_model\(model\)` first"):
+        SnapshotEnsemble(tmp_path).predict(X)
 
 
 @pytest.mark.parametrize(
@@ -279,6 +289,20 @@ def test_the_mean_of_predictions(in_folder, tmp_path):
         again = SnapshotEnsemble(tmp_path)
         again.set_model(make_model())
         np.testing.assert_array_equal(again.predict(X, verbose=0), ensemble.predict(X, verbose=0))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
+def test_the_mean_is_as_precise_as_the_predictions(dtype, x64):
+    model = make_model(kaf.AdamW(restarts()), dtype)
+    ensemble = SnapshotEnsemble()
+    fit(model, 5, ensemble)
+    found, each = ensemble.predict(X, verbose=0), []
+    for snapshot in ensemble.snapshots.values():
+        model.set_weights(snapshot)
+        each.append(np.asarray(model.predict(X, verbose=0)).astype("float64"))
+    assert found.dtype == ("float64" if dtype == "float64" else "float32")
+    tolerance = 1e-15 if dtype == "float64" else 1e-6
+    np.testing.assert_allclose(found, np.mean(each, axis=0), rtol=0, atol=tolerance)
 
 
 def test_predictions_of_any_structure():
@@ -413,6 +437,89 @@ def test_an_interrupted_evaluation_leaves_training_intact():
         assert_same(after, weights[0])
 
 
+def interrupted(model, averaged):
+    with pytest.raises(KeyboardInterrupt):
+        model.evaluate(X, Y, 3, verbose=0, callbacks=[averaged, InterruptAfter(test_batches=2)])
+
+
+def averaged_model():
+    model = make_model(kaf.SGD(0.05, use_ema=True, ema_momentum=0.9))
+    for _ in range(3):
+        model.train_on_batch(X, Y)
+    return model
+
+
+@pytest.mark.parametrize("then", ["fit", "evaluate"])
+@pytest.mark.parametrize("another", ["model", "weights"])
+def test_what_an_interrupted_evaluation_left_is_for_no_other_weights(then, another):
+    averaged, model = EvaluateEMAWeights(), averaged_model()
+    interrupted(model, averaged)
+    if another == "model":
+        model = averaged_model()
+    model.layers[0].kernel.assign(np.full(model.layers[0].kernel.shape, 0.25))
+    expected = arrays(model.trainable_variables)
+    if then == "fit":
+        model.optimizer.learning_rate.assign(0.0)
+        recorder = Recorder()
+        fit(model, 1, averaged, recorder)
+        expected.insert(0, recorder.states[0][0])  # Keras puts the averages in afterwards
+        assert_same(recorder.states[0][:1], [np.full((4, 3), 0.25, "float32")])
+    else:
+        model.evaluate(X, Y, verbose=0, callbacks=[averaged])
+        assert_same(arrays(model.trainable_variables), expected)
+
+
+class EachBatch(keras.callbacks.Callback):
+    def __init__(self):
+        super().__init__()
+        self.weights = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.weights.append(self.model.get_weights())
+
+
+def test_what_was_evaluated_can_be_what_is_kept(tmp_path):
+    """The best weights are the averages, and training goes on as ever."""
+    states = []
+    for averaged in (EvaluateEMAWeights(), EvaluateEMAWeights(until_epoch_end=True)):
+        model = make_model(kaf.AdamW(0.05, use_ema=True, ema_momentum=0.9))
+        best = keras.callbacks.EarlyStopping(patience=2, restore_best_weights=True)
+        kept = keras.callbacks.ModelCheckpoint(tmp_path / "best.keras", save_best_only=True)
+        recorder = EachBatch()
+        history = fit(model, 12, averaged, best, kept, recorder, validation_data=(X + 1, Y))
+        states.append(recorder.weights)
+        loss = min(history.history["val_loss"])
+        assert len(history.epoch) < 12
+        found = model.evaluate(X + 1, Y, verbose=0)
+        saved = keras.saving.load_model(tmp_path / "best.keras").evaluate(X + 1, Y, verbose=0)
+        if averaged.until_epoch_end:
+            assert found == pytest.approx(loss, rel=1e-6) and saved == pytest.approx(loss, rel=1e-6)
+        else:
+            assert found != pytest.approx(loss, rel=1e-3)
+    for one, other in zip(*states, strict=True):
+        assert_same(one, other)
+
+
+def test_an_evaluation_after_a_fit_that_was_interrupted_gives_the_weights_back():
+    averaged, model = EvaluateEMAWeights(until_epoch_end=True), averaged_model()
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, 2, averaged, InterruptAfter(epochs=1), validation_data=(X, Y))
+    model.evaluate(X, Y, verbose=0, callbacks=[averaged])
+    before = arrays(model.trainable_variables)
+    model.predict(X, verbose=0, callbacks=[averaged])
+    assert_same(arrays(model.trainable_variables), before)
+
+
+def test_a_layer_that_was_frozen_has_no_average():
+    model = make_model(kaf.SGD(0.05, use_ema=True))
+    model.layers[0].trainable = False
+    model.compile(model.optimizer, "mse")
+    model.train_on_batch(X, Y)
+    model.layers[0].trainable = True
+    averaged = model.evaluate(X, Y, verbose=0, callbacks=[EvaluateEMAWeights()])
+    assert averaged == pytest.approx(model.evaluate(X, Y, verbose=0))
+
+
 @pytest.mark.parametrize(
     "optimizer",
     [
@@ -422,6 +529,9 @@ def test_an_interrupted_evaluation_leaves_training_intact():
     ],
 )
 def test_an_optimizer_without_averages_is_refused(optimizer):
+    uncompiled = make_model()
+    with pytest.raises(ValueError, match="needs an optimizer with `use_ema=True`. Received: None"):
+        uncompiled.predict(X, verbose=0, callbacks=[EvaluateEMAWeights()])
     model = make_model(optimizer())
     with pytest.raises(ValueError, match="needs an optimizer with `use_ema=True`. Received: <.*"):
         model.evaluate(X, Y, verbose=0, callbacks=[EvaluateEMAWeights()])

@@ -78,6 +78,19 @@ class TestMirroredStrategy:
                 one, other = (v.numpy() for v in variable.value.values)
                 assert np.array_equal(one, other)  # both devices hold the same state
 
+    def test_averages_are_evaluated(self):
+        curves, data = [], tuple(np.random.RandomState(0).randn(2, 24, 3).astype("float32"))
+        for scope in (contextlib.nullcontext(), two_devices().scope()):
+            keras.utils.set_random_seed(0)
+            with scope:
+                model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(3)])
+                model.compile(kaf.AdamW(0.05, use_ema=True, ema_momentum=0.8), "mse")
+            settings = {"batch_size": 8, "epochs": 3, "shuffle": False, "verbose": 0}
+            averaged = kaf.callbacks.EvaluateEMAWeights()
+            history = model.fit(*data, **settings, validation_data=data, callbacks=[averaged])
+            curves.append(history.history["val_loss"])
+        np.testing.assert_allclose(*curves, rtol=1e-5)
+
     def test_a_model_that_is_built_in_a_scope_gets_its_optimizer_there(self):
         keras_tuner = pytest.importorskip("keras_tuner")
         from keras_adamfamily import tuning

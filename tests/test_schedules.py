@@ -208,6 +208,15 @@ def test_a_first_cycle_longer_than_any_training():
     assert 0 <= at(schedule, LAST_STEP) < 0.1
 
 
+@pytest.mark.parametrize(
+    ("total", "warmup", "expected"), [(10**10, 3 * 10**9, 0.1 / 3e9), (3 * 10**9, 0, 0.1)]
+)
+def test_a_warm_up_longer_than_any_training(total, warmup, expected):
+    schedule = kaf.WarmupCosine(0.1, total, warmup)
+    assert at(schedule, 0) == pytest.approx(expected, rel=1e-6)
+    assert 0 < at(schedule, LAST_STEP) < 0.1
+
+
 # In a program.
 
 

@@ -190,6 +190,7 @@ def test_lr_0_survives_a_lowered_rate_and_the_config(x64):
         (0.2, None, 0.1),
         (0.2, 0.4, 0.05),
         (lambda: 0.2, 0.4, 0.05),
+        (keras.optimizers.schedules.ExponentialDecay(np.float32(0.25), 10, 0.5), None, 0.1),
         (kaf.InverseSqrt(0.2), 0.4, 0.05),
         (keras.optimizers.schedules.ExponentialDecay(0.2, 10, 0.5), None, 0.1),
         (
