@@ -73,7 +73,8 @@ def finals(scores, **settings):
         trials += [
             trial(optimizer, score, role="final", number=number) for number, score in enumerate(own)
         ]
-    return WrittenStudy(trials, **settings)
+    runs = max(map(len, scores.values()))
+    return WrittenStudy(trials, **{"finalist_seeds": runs, **settings})
 
 
 def landscape(optimizers=("AdamW", "NAdamW", "SGDW"), trials=32, seeds=8, epochs=20, **settings):

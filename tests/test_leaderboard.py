@@ -263,7 +263,27 @@ def test_best_of_n_is_what_all_subsets_give():
             assert all(np.mean([b <= c for b in best]) < chance for c in better)
 
 
+@pytest.mark.parametrize("other", [[], [0.9], [0.9, 0.91, None]])
+def test_there_is_no_winner_before_the_runs_on_fresh_seeds_are_there(other):
+    """A killed search, or a report on one that goes on."""
+    scores = {"SGDW": [0.7, 0.8, 0.75, 0.76], "AdamW": other}
+    text = finals(scores).verdict()
+    assert text.startswith("Not finished, so no winner yet: of 4 runs on fresh seeds there are ")
+    assert "SGDW 4" in text and f"AdamW {len(other)}" in text
+    assert finals({"SGDW": scores["SGDW"], "AdamW": [None] * 4}).verdict().startswith("SGDW wins")
+
+
 # Several studies.
+
+
+def test_compare_says_what_is_not_finished(tmp_path):
+    ramp = [0.8 + 0.01 * i for i in range(6)]
+    a = finals({"AdamW": ramp}, directory=tmp_path / "a")
+    b = finals({"AdamW": ramp[:2]}, directory=tmp_path / "b", finalist_seeds=6)
+    b.trials.append(trial(number=1, score=0.1))
+    found = tuning.compare(a, b)
+    assert found.verdict.startswith("b: Not finished, so no winner yet: of 6 runs on fresh seeds")
+    assert found.caveats == ["the trials per optimizer differ (a: [1], b: [2])"]
 
 
 def test_compare_pairs_equal_seeds_across_studies(tmp_path):

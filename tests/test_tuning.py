@@ -370,6 +370,18 @@ def test_space_changes_ranges_and_fixes_values():
     assert tuning.SearchSpace.from_config(space.get_config()).get_config() == space.get_config()
 
 
+def test_what_all_share_can_be_fixed():
+    space = tuning.SearchSpace(["AdamW", "SGDW"], fix={"batch_size": 8, "schedule": "cosine"})
+    same = tuning.SearchSpace(["AdamW", "SGDW"], batch_size=[8], schedule="cosine")
+    assert space.get_config() == same.get_config()
+    assert space.batch_size({}, 32) == 8
+
+
+def test_what_cannot_be_tuned_is_no_range():
+    with pytest.raises(ValueError, match="Adagrad does not accept.*initial_accumulator_value"):
+        tuning.SearchSpace(["Adagrad"], ranges={"initial_accumulator_value": (1e-3, 1e-1)})
+
+
 def test_weight_decay_is_normalized():
     optimizer = tuning.SearchSpace(["AdamW"]).optimizer(
         "AdamW", {"learning_rate": 1e-3, "weight_decay": 0.05}, **LENGTH
@@ -386,6 +398,25 @@ def test_weight_decay_is_normalized():
         ({"fix": {"beta_1": 2.0}}, "AdamW does not accept.*beta_1"),
         ({"fix": {"beta_1": None}}, "must be a number"),
         ({"fix": {"SGDW/momentum": 0.5}}, "SGDW is not searched"),
+        ({"ranges": {"batch_size": (16, 64)}}, "all optimizers share it. Pass `batch_size`"),
+        ({"ranges": {"AdamW/schedule": (1, 2)}}, "all optimizers share it. Pass `schedule`"),
+        ({"fix": {"adamw/batch_size": 8}}, "all optimizers share it. Pass `batch_size`"),
+        ({"fix": {"batch_size": 0.5}}, "`batch_size` must be an integer >= 1"),
+        ({"fix": {"batch_size": 8}, "batch_size": [8, 16]}, "'batch_size' is in `fix` and an arg"),
+        ({"fix": {"schedule": "cosin"}}, "`schedule` must be 'constant', 'cosine'"),
+        ({"fix": {"schedule": "cosine"}, "schedule": "warm_restarts"}, "'schedule' is in `fix`"),
+        (
+            {"ranges": {"one_minus_beta_2": (1e-3, 1e-1), "adamw/beta_2": (0.9, 0.99)}},
+            "'beta_2' of AdamW is there twice, also as 'one_minus_beta_2'",
+        ),
+        (
+            {"ranges": {"one_minus_beta_2": (1e-3, 1e-1)}, "fix": {"beta_2": 0.5}},
+            "'beta_2' of AdamW is there twice",
+        ),
+        (
+            {"ranges": {"learning_rate": (1e-3, 1e-1)}, "fix": {"AdamW/learning_rate": 0.5}},
+            "'learning_rate' of AdamW is in `ranges` and in `fix`",
+        ),
     ],
 )
 def test_wrong_space(arguments, message):

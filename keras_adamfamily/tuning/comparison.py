@@ -12,7 +12,7 @@ from keras_adamfamily.tuning.leaderboard import Comparison, LeaderboardRow, Scor
 from keras_adamfamily.tuning.study import Study
 
 #: Settings that may differ without favoring a study.
-HARMLESS = {"space", "seed", "build_model", "backend", "finalist_seeds"}
+HARMLESS = {"space", "seed", "build_model", "backend", "finalist_seeds", "trials_per_optimizer"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,12 +68,17 @@ def compare(*studies: Study) -> StudyComparison:
         for row in study.leaderboard()
     ]
     rows = Scoring([], studies[0].settings.direction).ranked(rows)
+    missing = [
+        f"{name}: {text}"
+        for name, study in zip(names, studies, strict=True)
+        if (text := study.unfinished())
+    ]
     return StudyComparison(
         objective=studies[0].settings.objective,
         rows=rows,
         comparisons=leaderboard.comparisons(rows),
         caveats=_caveats(names, studies),
-        verdict=leaderboard.verdict(rows),
+        verdict=" ".join(missing) or leaderboard.verdict(rows),
     )
 
 
@@ -98,6 +103,7 @@ def _caveats(names: Sequence[str], studies: Sequence[Study]) -> list[str]:
     facts = [
         {key: value for key, value in own.items() if key not in HARMLESS}
         | {"searched values per optimizer": sorted({len(r) for r in study.space.ranges.values()})}
+        | {"trials per optimizer": sorted({row.trials for row in study.leaderboard()})}
         for own, study in zip(settings, studies, strict=True)
     ]
     caveats = []

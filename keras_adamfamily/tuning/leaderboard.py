@@ -208,6 +208,15 @@ def _compared(a: LeaderboardRow, b: LeaderboardRow) -> Comparison:
     )
 
 
+def unfinished(rows: Sequence[LeaderboardRow], runs: int) -> str | None:
+    """In plain words what is missing, if only a part of all `runs` on fresh seeds has been made."""
+    rows = [row for row in rows if row.search_score is not None]
+    if not any(row.n for row in rows) or all(row.n >= runs for row in rows):
+        return None
+    made = ", ".join(f"{row.optimizer} {row.n}" for row in rows)
+    return f"Not finished, so no winner yet: of {runs} runs on fresh seeds there are {made}."
+
+
 def verdict(rows: Sequence[LeaderboardRow]) -> str:
     """In plain words: which optimizer won, or that the runs do not tell."""
     first, *others = rows

@@ -16,6 +16,7 @@ from keras_adamfamily.weight_decay import Normalized
 
 DEFAULT_OPTIMIZERS = ("AdamW", "NAdamW", "SGDW")
 SHARED = ("batch_size", "schedule")  # what all optimizers of a space have in common
+COMPLEMENT = "one_minus_"
 WARM_RESTARTS = re.compile(r"warm_restarts(?:\(T_0=(\d+), ?T_mult=(\d+(?:\.\d+)?)\))?")
 
 
@@ -85,19 +86,26 @@ class SearchSpace:
             for record in records
         }
         self.fixed: dict[str, dict[str, Any]] = {name: {} for name in self.optimizers}
+        fix, asked = dict(fix or {}), set()
+        batch_size = _for_all(fix, "batch_size", batch_size)
+        schedule = _for_all(fix, "schedule", schedule)
         for key, value in (ranges or {}).items():
             for name, argument in self._targets("ranges", key):
                 self.ranges[name][argument] = _check_range(key, value)
-        for key, value in (fix or {}).items():
+                asked.add((name, argument))
+        for key, value in fix.items():
             if not isinstance(value, (bool, int, float, str)):
                 raise ValueError(
                     f"`fix[{key!r}]` must be a number, a string or a bool. Received: {value!r}"
                 )
             for name, argument in self._targets("fix", key):
+                if (name, argument) in asked:
+                    raise ValueError(
+                        f"{argument!r} of {name} is in `ranges` and in `fix`: leave out one"
+                    )
                 self.ranges[name].pop(argument, None)
                 self.fixed[name][argument] = value
-        schedules = [schedule] if isinstance(schedule, str) else list(schedule)
-        self.schedules = tuple(_checked_schedule(given) for given in schedules)
+        self.schedules = tuple(_checked_schedule(given) for given in schedule)
         if not self.schedules:
             raise ValueError("`schedule` must be a schedule or a non-empty list of them")
         self.batch_sizes = tuple(check_integer("batch_size", size, 1) for size in batch_size)
@@ -147,9 +155,8 @@ class SearchSpace:
         """The constructor arguments that sampled `values` stand for, the fixed ones included."""
         arguments = {}
         for argument, value in {**self.fixed[name], **values}.items():
-            if argument.startswith("one_minus_"):
-                argument, value = argument.removeprefix("one_minus_"), 1.0 - value
-            arguments[argument] = value
+            is_complement = argument.startswith(COMPLEMENT)
+            arguments[_argument(argument)] = 1.0 - value if is_complement else value
         batch_size = self.batch_size(values, batch_size)
         arguments.pop("batch_size", None)
         schedule = arguments.pop("schedule", self.schedules[0])
@@ -170,7 +177,7 @@ class SearchSpace:
 
     def traced(self, name: str) -> dict[str, str]:
         """The searched floats of an optimizer: its name for each, by the name in the space."""
-        return {argument: argument.removeprefix("one_minus_") for argument in self.ranges[name]}
+        return {argument: _argument(argument) for argument in self.ranges[name]}
 
     def optimizer(self, name: str, values: Mapping[str, Any], **length: int):
         """A new optimizer with sampled `values`.
@@ -214,6 +221,11 @@ class SearchSpace:
         if not isinstance(key, str):
             raise ValueError(f"`{parameter}` must have strings as keys. Received the key {key!r}")
         prefix, _, argument = key.rpartition("/")
+        if argument in SHARED:
+            raise ValueError(
+                f"`{parameter}` cannot have the key {key!r}: all optimizers share it. Pass "
+                f"`{argument}` to the SearchSpace, a list to search it"
+            )
         if not prefix:
             return [(name, argument) for name in self.optimizers]
         name = registry.find(prefix).name
@@ -226,10 +238,18 @@ class SearchSpace:
 
     def _check_arguments(self, name: str) -> None:
         """Builds the optimizer at both ends of its ranges, so that errors come before training."""
+        named = list(map(_argument, [*self.ranges[name], *self.fixed[name]]))
+        for argument in named:
+            if named.count(argument) > 1:
+                raise ValueError(
+                    f"{argument!r} of {name} is there twice, also as '{COMPLEMENT}{argument}': "
+                    "leave out one in `ranges` or `fix`"
+                )
         for end in (0, 1):
             values = {argument: limits[end] for argument, limits in self.ranges[name].items()}
             try:
-                self.optimizer(name, values, batch_size=1, dataset_size=10**9, epochs=1)
+                optimizer = self.optimizer(name, values, batch_size=1, dataset_size=10**9, epochs=1)
+                optimizer.make_tunable(*{*self.traced(name).values()} - {"learning_rate"})
             except (TypeError, ValueError) as error:
                 raise ValueError(
                     f"{name} does not accept a value of its search space: {error}"
@@ -266,6 +286,21 @@ class SearchSpace:
     def __repr__(self) -> str:
         config = ", ".join(f"{name}={value!r}" for name, value in self.get_config().items())
         return f"SearchSpace({config})"
+
+
+def _for_all(fix: dict[str, Any], name: str, given: Any) -> list[Any]:
+    """What all optimizers share, as a list; where it is in `fix`, it is taken out of there."""
+    given = [given] if isinstance(given, str) else list(given)
+    if name not in fix:
+        return given
+    if given not in ([], ["constant"]):
+        raise ValueError(f"{name!r} is in `fix` and an argument too: leave out one")
+    return [fix.pop(name)]
+
+
+def _argument(searched: str) -> str:
+    """The constructor argument that a name in a space stands for."""
+    return searched.removeprefix(COMPLEMENT)
 
 
 def _checked_schedule(schedule: Any) -> str:

@@ -25,7 +25,7 @@ import keras
 
 from keras_adamfamily import _version, registry
 from keras_adamfamily.tuning.hypermodel import OptimizerHyperModel
-from keras_adamfamily.tuning.leaderboard import LeaderboardRow, Scoring, verdict
+from keras_adamfamily.tuning.leaderboard import LeaderboardRow, Scoring, unfinished, verdict
 from keras_adamfamily.tuning.space import SearchSpace
 from keras_adamfamily.tuning.storage import STATES, Storage, running, sqlite_url, without_password
 from keras_adamfamily.tuning.trial import FINAL, SEARCH, Asked, TrialResult
@@ -222,7 +222,11 @@ class Study:
 
     def verdict(self) -> str:
         """In plain words: which optimizer won, or that the runs do not tell."""
-        return verdict(self.leaderboard())
+        return self.unfinished() or verdict(self.leaderboard())
+
+    def unfinished(self) -> str | None:
+        """In plain words what is missing, if only a part of the runs on fresh seeds is there."""
+        return unfinished(self.leaderboard(), self.settings.finalist_seeds)
 
     def best_optimizer(self) -> keras.optimizers.Optimizer:
         """A new optimizer with the winning settings.
