@@ -550,7 +550,7 @@ def written_study(directory, scores, direction="max", statuses=None):
         epochs=1,
         batch_size=1,
         dataset_size=10,
-        finalist_seeds=3,
+        finalist_seeds=max(map(len, scores.values())),
         seed=0,
         build_model=f"module.{HOSTILE}",
         parameters=1,

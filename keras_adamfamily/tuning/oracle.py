@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import numbers
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -294,6 +295,7 @@ class OptunaOracle(keras_tuner.Oracle):
         known = self.trials[trial.trial_id]
         known.status, known.message = trial.status, trial.message
         known.hyperparameters = trial.hyperparameters
+        self.update_space(trial.hyperparameters)  # a stock tuner meets some at some values alone
         curve = self._curves.pop(trial.trial_id)
         result = self._results.pop(trial.trial_id, None) or self._result(known)
         curve = result.get("curves", {}).get(self.objective.name, curve)
@@ -418,7 +420,13 @@ class OptunaOracle(keras_tuner.Oracle):
 
     def _as_trial(self, group: str, frozen: FrozenTrial) -> Trial:
         hps = self.hyperparameters.copy()
-        hps.values = self._walk(group, lambda hp, name, distribution: frozen.params[name])
+
+        def value(hp, name, kind):
+            """One that was not met before the trial has its default there."""
+            default = hp.default if name == hp.name else hp.value_to_prob(hp.default)
+            return frozen.params.get(name, default)
+
+        hps.values = self._walk(group, value)
         number = f"{frozen.number:04d}"
         trial = Trial(hps, f"{group}-{number}" if group else number, TrialStatus.RUNNING)
         if frozen.state.is_finished():
@@ -602,7 +610,14 @@ class OptunaOracle(keras_tuner.Oracle):
     def check_starting_points(self) -> None:
         """Raises a `ValueError` for one that is not in the space as it is known by now."""
         for group in self.groups():
-            self._points(group)
+            for point in self._points(group):
+                for name, value in point.items():
+                    hps = [hp for hp in self.hyperparameters.space if hp.name == name]
+                    if not any(_holds(hp, value) for hp in hps):
+                        raise ValueError(
+                            f"`starting_points` has {name}={value!r}, which is not in the space: "
+                            f"it is searched as {hps[0]}"
+                        )
 
     def _points(self, group: str) -> list[dict[str, Any]]:
         """The starting points of a group, by the names of the space."""
@@ -719,6 +734,23 @@ def _distribution(hp) -> distributions.BaseDistribution | None:
             hp.min_value, hp.max_value, log=log, step=hp.step or None
         )
     return None
+
+
+def _holds(hp, value: Any) -> bool:
+    """Whether a hyperparameter may have this value."""
+    kinds = keras_tuner.engine.hyperparameters
+    if isinstance(hp, kinds.Fixed):
+        return value == hp.value
+    if isinstance(hp, kinds.Boolean) or isinstance(value, bool):
+        return isinstance(hp, (kinds.Boolean, kinds.Choice)) and value in (False, True)
+    if isinstance(hp, kinds.Choice):
+        return value in hp.values
+    whole = isinstance(hp, kinds.Int)
+    if not isinstance(value, numbers.Integral if whole else numbers.Real):
+        return False
+    return hp.min_value <= value <= hp.max_value and (
+        not whole or (value - hp.min_value) % (hp.step or 1) == 0 or hp.sampling != "linear"
+    )
 
 
 def _coordinate(hp, params: Mapping[str, Any]) -> float:

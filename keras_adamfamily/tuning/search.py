@@ -22,6 +22,7 @@ from rich.console import Console
 
 from keras_adamfamily.tuning import xla
 from keras_adamfamily.tuning.data import Data
+from keras_adamfamily.tuning.exploring import explore
 from keras_adamfamily.tuning.hypermodel import OptimizerHyperModel
 from keras_adamfamily.tuning.oracle import SAMPLERS, Halving, OptunaOracle
 from keras_adamfamily.tuning.progress import Progress
@@ -356,8 +357,9 @@ class _Request:
             backend=keras.config.backend(),
         )
 
-        if not self.hypermodel.takes_hyperparameters:  # then all of the space is known already
-            self.oracle.check_starting_points()
+        if self.hypermodel.takes_hyperparameters:
+            explore(self.hypermodel, self.oracle)
+        self.oracle.check_starting_points()
 
     def tuner(self, strategy: str, **project: Any) -> OptimizerTuner:
         return OptimizerTuner(

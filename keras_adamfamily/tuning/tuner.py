@@ -14,6 +14,7 @@ import keras_tuner
 from keras_tuner.engine.trial import Trial, TrialStatus
 from keras_tuner.src.distribute.utils import is_chief_oracle
 
+from keras_adamfamily.tuning.exploring import explore
 from keras_adamfamily.tuning.hypermodel import OptimizerHyperModel
 from keras_adamfamily.tuning.oracle import Halving, OptunaOracle
 from keras_adamfamily.tuning.strategy import Choice
@@ -113,6 +114,11 @@ class OptimizerTuner(keras_tuner.Tuner):
         )
 
     # The protocol of KerasTuner.
+
+    def _populate_initial_space(self) -> None:
+        super()._populate_initial_space()
+        if getattr(self.hypermodel, "takes_hyperparameters", True):
+            explore(self.hypermodel, self.oracle)
 
     def search(self, *fit_args: Any, **fit_kwargs: Any) -> None:
         """Trains the trials that the oracle asks for; KerasTuner's chief hands them to its workers.
