@@ -65,6 +65,66 @@ def test_hyperparameters_of_the_optimizer_that_is_replaced_are_not_searched(tmp_
     assert {trial.hyperparameters["units"] for trial in study.trials} == {4, 8}
 
 
+def as_in_kerastuners_guide_on_layers(hp):
+    """What it asks for depends on what it was given."""
+    model = keras.Sequential([keras.Input((3,))])
+    kind = hp.Choice("kind", ["narrow", "wide"])
+    for i in range(hp.Int("layers", 1, 3)):
+        model.add(keras.layers.Dense(hp.Choice(f"units_{i}", [4, 6]), "relu"))
+        if kind == "wide" and hp.Boolean("dropout"):
+            model.add(keras.layers.Dropout(hp.Float("rate", 0.1, 0.5)))
+    model.add(keras.layers.Dense(3))
+    model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model
+
+
+MET = {"kind", "layers", "units_0", "units_1", "units_2", "dropout", "rate"}
+
+
+def test_what_is_asked_for_at_some_values_alone_is_searched(tmp_path):
+    study = tune(tmp_path, as_in_kerastuners_guide_on_layers, max_trials=8, epochs=1)
+    own = {"learning_rate", "weight_decay"}
+    for trial in study.trials:
+        assert set(trial.short_hyperparameters) == MET | own
+    rates = [trial.hyperparameters["rate"] for trial in study.trials if trial.role == "search"]
+    assert len(set(rates)) == 4  # the same of both optimizers
+    assert {trial.hyperparameters["units_2"] for trial in study.trials} == {4, 6}
+
+
+@pytest.mark.parametrize("oracle", ["RandomSearchOracle", "OptunaOracle"])
+@pytest.mark.parametrize("tuner", [keras_tuner.Tuner, tuning.OptimizerTuner])
+def test_so_it_is_in_stock_oracles_and_tuners(oracle, tuner, tmp_path):
+    if oracle == "OptunaOracle":
+        oracle = tuning.OptunaOracle("val_loss", 8, sampler="random")
+    else:
+        oracle = keras_tuner.oracles.RandomSearchOracle("val_loss", 8, seed=1)
+    space = tuning.SearchSpace(["AdamW"])
+    model = tuning.OptimizerHyperModel(as_in_kerastuners_guide_on_layers, space, **LENGTH)
+    oracle.verbose = 0
+    strategy = {"strategy": "fit"} if tuner is tuning.OptimizerTuner else {}
+    searched = tuner(oracle, model, directory=tmp_path, **strategy)
+    searched.search(*blobs(0), validation_data=blobs(1), epochs=1, verbose=0)
+    assert MET <= {hp.name for hp in oracle.get_space().space}
+    values = [trial.hyperparameters.values for trial in oracle.trials.values()]
+    assert len(values) == 8
+    assert len({found["units_2"] for found in values if "units_2" in found}) == 2
+    if strategy:  # before the first trial
+        assert all(MET <= found.keys() for found in values)
+    again = tuner(oracle, model, directory=tmp_path, **strategy)  # reads the trials that are there
+    assert len(again.oracle.trials) == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("layers", 7), ("layers", 1.5), ("layers", "abc"), ("dropout", 5), ("rate", 0.9), ("kind", 1)],
+)
+def test_a_starting_point_of_the_models_own_is_checked(name, value, tmp_path):
+    space = tuning.SearchSpace(["AdamW", "SGDW"], starting_points=[{name: value}])
+    with pytest.raises(ValueError, match=rf"`starting_points` has {name}={value!r}, which is not"):
+        tune(tmp_path / "s", as_in_kerastuners_guide_on_layers, optimizers=space)
+    assert not (tmp_path / "s").exists()
+
+
 @pytest.mark.once("torch", "jax")
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_metric_that_is_a_vector_has_no_curve(strategy, tmp_path):
