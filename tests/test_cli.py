@@ -439,7 +439,14 @@ def test_dry_run_of_a_model_with_hyperparameters_of_its_own(folder, monkeypatch,
     arguments = ["tune", "tiny:with_units", *USER[2:], "--optimizers", "adamw", "--trials", "40"]
     code, out, _ = run(monkeypatch, capsys, *arguments, "--dry-run", "--json")
     assert code == 0
-    assert json.loads(out)["programs"] == 4 * 3
+    plan = json.loads(out)
+    assert plan["programs"] == 4 * 3
+    assert plan["of_the_model"] == {"units": [2, 5], "drop": [0.0, 0.5]}
+    assert plan["seconds"] > 0.0
+    arguments += ["--fix", "beta_1=0.5", "--fix", "schedule=cosine"]
+    code, out, _ = run(monkeypatch, capsys, *arguments, "--dry-run")
+    for text in ("units +2, 5", "drop +0.0, 0.5", "beta_1 +0.5", "schedule +cosine", "minutes"):
+        assert re.search(text, out), out
 
 
 def test_ranges_fixed_values_and_starting_points(folder, monkeypatch, capsys):

@@ -10,12 +10,24 @@ import pytest
 
 pytest.importorskip("keras_tuner")
 
+import keras_tuner
 import optuna
 
 import keras_adamfamily as kaf
 from keras_adamfamily import tuning
+from keras_adamfamily.tuning import trial as trial_module
+from keras_adamfamily.tuning.data import Data
 from tests import test_tuning
-from tests.test_tuning import QUIET, SLOW_BY_FIT, blobs, build_model, copy_of, forget, what_matters
+from tests.test_tuning import (
+    LENGTH,
+    QUIET,
+    SLOW_BY_FIT,
+    blobs,
+    build_model,
+    copy_of,
+    forget,
+    what_matters,
+)
 
 BACKEND = keras.config.backend()
 
@@ -197,3 +209,32 @@ def test_plan_does_nothing(tmp_path, monkeypatch):
     assert (plan.trials, plan.finals, plan.programs) == (12, 24, 3)
     assert plan.trial_epochs == 3 * (4 * 3 + 2 * 6) + 24 * 9
     assert list(tmp_path.iterdir()) == []
+    assert plan.seconds > 0.0  # measured, whatever the backend
+
+
+def test_a_trial_takes_what_its_steps_do(monkeypatch):
+    """By a clock in which a step takes 1 s, the first of all 10 s, and an evaluation 3 s."""
+    now = [0.0]
+    monkeypatch.setattr(trial_module.time, "perf_counter", lambda: now[0])
+
+    class Ticking(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            now[0] += 10.0 if not now[0] else 1.0
+
+        def on_test_end(self, logs=None):
+            now[0] += 3.0
+
+    training = trial_module.Training(
+        train=Data.of(blobs(0), 16),
+        validation=Data.of(blobs(1), 16),
+        epochs=5,
+        objective=keras_tuner.Objective("val_loss", "min"),
+        callbacks=(Ticking(),),
+    )
+    hypermodel = tuning.OptimizerHyperModel(build_model, tuning.SearchSpace(["SGDW"]), **LENGTH)
+    asked = trial_module.Asked("SGDW", "search", 0, 1, {})
+    steps = -(-len(blobs(0)[1]) // 16)
+    for limit in (1e9, 2.5):  # all of both epochs, and a part of the first
+        now[0] = 0.0
+        found = training.seconds(hypermodel, asked, limit)
+        assert found == pytest.approx(9.0 + 5 * (steps * 1.0 + 3.0))

@@ -265,16 +265,23 @@ def _show_plan(plan: Any, as_json: bool) -> None:
     for name, own in plan.space.ranges.items():
         for argument, (low, high) in own.items():
             table.add_row(name, argument, f"{low:g}", f"{high:g}")
+    for name, fixed in plan.space.fixed.items():
+        for argument, value in fixed.items():
+            table.add_row(name, argument, f"{value}")
     for name, choices in (("schedule", plan.space.schedules), ("batch", plan.space.batch_sizes)):
-        if len(choices) > 1:
+        if choices:
             table.add_row("all", name, ", ".join(map(str, choices)))
+    for name, values in plan.of_the_model.items():
+        table.add_row("the model", name, ", ".join(map(str, values)))
     console.print(table)
     lines = [
         f"{plan.trials} trials and {plan.finals} runs on fresh seeds, {plan.epochs} epochs each",
         f"{plan.trial_epochs} epochs of training in all, {plan.programs} different programs",
         plan.reason,
     ]
-    if plan.seconds is not None:
+    if plan.seconds is None:
+        lines.append("how long it would take was not measured: see without --strategy")
+    else:
         minutes, seconds = divmod(round(plan.seconds), 60)
         lines.append(f"about {minutes}:{seconds:02d} minutes, and the time to compile")
     for line in lines:

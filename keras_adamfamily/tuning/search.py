@@ -189,6 +189,8 @@ class SearchPlan:
 
     Attributes:
         space: The `SearchSpace`.
+        of_the_model: The hyperparameters of `build_model(hp)`: by name the values of what is a
+            choice, the lowest and the highest of what is a number.
         trials: Trials of the search.
         finals: Runs on fresh seeds.
         epochs: Of each trial that is not given up.
@@ -197,10 +199,11 @@ class SearchPlan:
             `"vmap"` that many programs to compile.
         strategy: What `strategy` stands for here.
         reason: Why.
-        seconds: How long it would take, roughly; `None` if that was not measured.
+        seconds: How long it would take, roughly; `None` if that could not be measured.
     """
 
     space: SearchSpace
+    of_the_model: dict[str, list[Any]]
     trials: int
     finals: int
     epochs: int
@@ -241,6 +244,9 @@ def plan(
             asked.strategy, directory=folder, project_name="plan", note=lambda text: None
         )
         choice = tuner.look(asked.training)
+        seconds = choice.seconds.get(choice.strategy)
+        if seconds is None:
+            seconds = tuner.seconds(asked.training, choice.strategy)
         oracle.close()
     rungs = [*oracle.rungs(length.epochs), length.epochs]
     factor = getattr(oracle.pruner, "reduction_factor", 1)
@@ -251,13 +257,14 @@ def plan(
     count = len(asked.space.optimizers)
     finals = count * length.finalist_seeds
     trial_epochs = count * epochs + finals * length.epochs
-    seconds = choice.seconds.get(choice.strategy)
     numbers = {f"{name}/{argument}" for name, own in asked.space.ranges.items() for argument in own}
     statics = [hp for hp in oracle.hyperparameters.space if hp.name not in numbers]
     # Choices; what has none may be another in each trial.
     kinds = math.prod(len(list(getattr(hp, "values", range(count * share)))) for hp in statics)
+    own = [hp for hp in statics if hp.name not in asked.space.names]
     return SearchPlan(
         space=asked.space,
+        of_the_model={hp.name: _limits(hp) for hp in own},
         trials=count * share,
         finals=finals,
         epochs=length.epochs,
@@ -267,6 +274,13 @@ def plan(
         reason=choice.reason,
         seconds=None if seconds is None else seconds * trial_epochs / length.epochs,
     )
+
+
+def _limits(hp: Any) -> list[Any]:
+    """The values of a choice, or the lowest and the highest."""
+    if hasattr(hp, "min_value"):
+        return [hp.min_value, hp.max_value]
+    return list(hp.values) if hasattr(hp, "values") else [hp.default]
 
 
 class _Request:

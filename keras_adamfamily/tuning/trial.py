@@ -260,6 +260,30 @@ class Training:
             facts=facts,
         )
 
+    def seconds(
+        self, hypermodel: keras_tuner.HyperModel, asked: Asked, limit: float = 3.0
+    ) -> float:
+        """What a trial takes by `fit`, roughly: from two epochs, or what `limit` seconds let begin.
+
+        Args:
+            hypermodel: Builds and fits the model.
+            asked: Some trial.
+            limit: Of the training of this one, in seconds, without what comes before its second
+                step. The validation data are gone through in any case.
+        """
+        watch = _Stopwatch(limit)
+        keras.utils.set_random_seed(asked.seed)
+        model = hypermodel.build(asked.hp())
+        dataclasses.replace(self, epochs=2).fit(hypermodel, asked.hp(), model, watch)
+        batch_size = self.train.batch_size
+        if isinstance(hypermodel, OptimizerHyperModel):
+            batch_size = hypermodel.space.batch_size(asked.hyperparameters, batch_size)
+        steps = -(-self.train.examples // batch_size)
+        first, *others = watch.steps
+        step = float(np.median(others or [first]))
+        epoch = steps * step + min(watch.evaluations, default=0.0)
+        return max(0.0, first - step) + asked.epochs(self.epochs) * epoch
+
     def fit(self, hypermodel, hp, model: keras.Model, *callbacks: keras.callbacks.Callback) -> None:
         """Trains a model as all trials of the study are trained."""
         hypermodel.fit(
@@ -272,6 +296,29 @@ class Training:
             verbose=0,
             class_weight=self.class_weight,
         )
+
+
+class _Stopwatch(keras.callbacks.Callback):
+    """Times steps, the first one from when this was made, and evaluations, and ends in time."""
+
+    def __init__(self, limit: float):
+        super().__init__()
+        self.limit, self.steps, self.evaluations = limit, [], []
+        self.last = time.perf_counter()
+
+    def _lap(self) -> float:
+        self.last, before = time.perf_counter(), self.last
+        return self.last - before
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.steps.append(self._lap())
+        self.model.stop_training = sum(self.steps[1:]) > self.limit
+
+    def on_test_begin(self, logs=None):
+        self._lap()
+
+    def on_test_end(self, logs=None):
+        self.evaluations.append(self._lap())
 
 
 def check_objective(name: str, logs: Iterable[str]) -> None:

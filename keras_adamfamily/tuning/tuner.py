@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import time
@@ -337,6 +338,16 @@ class OptimizerTuner(keras_tuner.Tuner):
         """How the trials of this training would be trained; the first ones are begun for that."""
         asked = [self._asked(trial) for trial in self._ask()]
         return self._choose(training, asked)
+
+    def seconds(self, training: Training, strategy: str) -> float | None:
+        """What one of the trials that were begun takes, measured; `None` if it cannot be."""
+        asked = [self._asked(trial) for trial in self.oracle.ongoing_trials.values()]
+        with contextlib.suppress(Exception):  # it is an estimate
+            if strategy == "fit":
+                return training.seconds(self.hypermodel, asked[0])
+            together = Together(training, self.hypermodel, "auto", self.lanes, self.say)
+            return together.choose(asked, self.oracle.max_trials).seconds.get(strategy)
+        return None
 
     def _choose(self, training: Training, asked: Sequence[Asked]) -> Choice:
         """Decides how to train, at the first trials."""
