@@ -219,6 +219,26 @@ def test_resume_gives_a_study_more_trials(folder, monkeypatch, capsys):
     assert (code, "--data MODULE:load_data" in err) == (2, True)
 
 
+def test_json_is_all_of_stdout(folder, monkeypatch, capsys):
+    """Whatever the user's code prints: a download of data, a summary of the model."""
+    with open(folder / "tiny.py", "a") as file:
+        file.write(
+            "print('imported')\n"
+            "def talking_model():\n    model = build_model()\n"
+            "    model.summary()\n    return model\n"
+            "def talking_data():\n    print('downloading')\n    return load_data()\n"
+        )
+    user = ["--data", "tiny:talking_data", "--json"]
+    arguments = ["tune", "tiny:talking_model", *user, "--optimizers", "adamw", "--epochs", "1"]
+    arguments += ["--seeds", "1", "--trials", "2", "--out", "talking"]
+    resumed = ["resume", "talking", *user, "--trials", "4"]
+    for command in ([*arguments, "--dry-run"], arguments, resumed):
+        sys.modules.pop("tiny", None)
+        code, out, err = run(monkeypatch, capsys, *command)
+        assert (code, type(json.loads(out))) == (0, dict)
+        assert all(text in err for text in ("imported", "downloading", "Total params"))
+
+
 COMMANDS = ("list", "tune", "resume", "report", "heatmap", "compare", "export", "regret")
 
 
