@@ -486,6 +486,15 @@ def test_resume_of_a_model_that_was_an_object_asks_for_a_function():
         _subject_of(name, None, "tiny:load_data", {})
 
 
+@pytest.mark.parametrize("option", ["--data", "--model"])
+def test_resume_of_a_built_in_task_takes_no_other_subject(option, folder, monkeypatch, capsys):
+    arguments = ["--optimizers", "adamw", "--trials", "1", "--epochs", "1", "--seeds", "0"]
+    assert run(monkeypatch, capsys, "tune", *arguments, "--out", "study")[0] == 0
+    code, _, err = run(monkeypatch, capsys, "resume", "study", option, "tiny:load_data")
+    assert code == 2
+    assert "the study is of the built-in task digits: leave out --data and --model" in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
