@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import datetime
 import json
 
 import pytest
@@ -68,6 +69,31 @@ def test_optuna_reads_its_export(study, tmp_path):
     assert (loaded.direction.name, loaded.trials[0].user_attrs["seed"]) == ("MAXIMIZE", 0)
     with pytest.raises(FileExistsError, match="is there already"):
         exports.to_optuna(study, path)
+
+
+def test_optuna_has_the_times_and_the_integers(tmp_path):
+    """A number of layers is one, and a trial lasted as long as it did."""
+    layers, ends = (1, 3, 2), (1.8e9, None, 1.8e9 + 7.0)
+    trials = [
+        trial(
+            number=number,
+            hyperparameters={"layers": layers[number], "AdamW/learning_rate": 0.01 * (number + 1)},
+            seconds=2.5,
+            finished=ends[number],
+        )
+        for number in range(3)
+    ]
+    exports.to_optuna(WrittenStudy(trials), tmp_path / "a.db")
+    loaded = optuna.load_study(study_name="AdamW", storage=f"sqlite:///{tmp_path / 'a.db'}")
+    assert [type(t.params["layers"]) for t in loaded.trials] == [int] * 3
+    assert [t.params["layers"] for t in loaded.trials] == list(layers)
+    distributions = loaded.trials[0].distributions
+    assert distributions["layers"] == optuna.distributions.IntDistribution(1, 3)
+    assert isinstance(distributions["learning_rate"], optuna.distributions.FloatDistribution)
+    for exported, end in zip(loaded.trials, ends, strict=True):
+        if end is not None:  # what was recorded before there were times has none
+            assert exported.datetime_complete == datetime.datetime.fromtimestamp(end)
+            assert exported.duration == datetime.timedelta(seconds=2.5)
 
 
 def test_tensorboard_shows_the_trials(study, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import datetime
 import json
 import math
 from collections.abc import Callable, Iterable
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from keras_adamfamily.tuning import leaderboard
 from keras_adamfamily.tuning.leaderboard import LeaderboardRow
@@ -175,7 +177,7 @@ def _frozen(
     curve = trial.curves.get(study.settings.objective, [])
     attributes = {"role": trial.role, "status": trial.status, "seed": trial.seed}
     attributes |= {"cause": trial.cause, "seconds": trial.seconds, "strategy": trial.strategy}
-    return optuna.trial.create_trial(
+    frozen = optuna.trial.create_trial(
         state=state,
         value=trial.score if state == states.COMPLETE else None,
         params=params,
@@ -183,6 +185,11 @@ def _frozen(
         user_attrs=attributes,
         intermediate_values=by_epoch(curve),
     )
+    if trial.finished is not None:  # else Optuna's own: now
+        frozen.datetime_complete = datetime.datetime.fromtimestamp(trial.finished)
+        lasted = datetime.timedelta(seconds=trial.seconds)
+        frozen.datetime_start = frozen.datetime_complete - lasted
+    return frozen
 
 
 def _distributions(
@@ -202,11 +209,13 @@ def _distributions(
             continue
         if any(isinstance(v, bool) or not isinstance(v, int | float) for v in values):
             choices = list(dict.fromkeys(values))
-            found[name] = optuna.distributions.CategoricalDistribution(choices)
+            found[name] = CategoricalDistribution(choices)
             continue
         searched = study.space.ranges[optimizer].get(name, ())
         low, high = min(*values, *searched), max(*values, *searched)
-        found[name] = optuna.distributions.FloatDistribution(low, high, log=bool(searched))
+        is_whole = all(isinstance(v, int) for v in (*values, *searched))
+        kind = IntDistribution if is_whole else FloatDistribution
+        found[name] = kind(low, high, log=bool(searched))
     return found
 
 
