@@ -195,6 +195,35 @@ def test_export_does_not_write_over_a_database(studies, folder, monkeypatch, cap
     assert (folder / "tiny.py").read_text() == MODULE
 
 
+def test_export_does_not_write_over_the_study(studies, monkeypatch, capsys):
+    text = (studies / "a" / "study.json").read_text()
+    arguments = ["export", str(studies / "a"), "--to", "json", "--out"]
+    code, out, err = run(monkeypatch, capsys, *arguments, str(studies / "a" / "study.json"))
+    assert (code, out) == (2, "")
+    assert "the study itself lies there" in err and err.count("\n") == 1
+    assert (studies / "a" / "study.json").read_text() == text
+
+
+@pytest.mark.parametrize("to", ["csv", "optuna"])
+def test_export_where_nothing_can_be_written(to, studies, folder, monkeypatch, capsys):
+    arguments = ["export", str(studies / "a"), "--to", to, "--out", "tiny.py/x"]
+    code, _, err = run(monkeypatch, capsys, *arguments)
+    assert code == 2
+    assert err.replace(os.sep, "/").startswith("adamfamily: error: tiny.py")
+    if os.path.exists("/proc/self"):
+        code, _, err = run(monkeypatch, capsys, *arguments[:-1], "/proc/x.db")
+        assert code == 2
+        assert re.match("adamfamily: error: /proc/x.db: [^;]*$", err)
+
+
+def test_export_as_json(studies, folder, monkeypatch, capsys):
+    arguments = ["export", str(studies / "a"), "--to", "csv", "--out", "new/a.csv", "--json"]
+    code, out, _ = run(monkeypatch, capsys, *arguments)
+    assert code == 0
+    assert json.loads(out) == {"to": "csv", "path": str(Path("new", "a.csv"))}
+    assert (folder / "new" / "a.csv").exists()
+
+
 def test_export_names_the_package_that_is_missing(studies, monkeypatch, capsys):
     loaded = [name for name in sys.modules if name.startswith("tensorboard.")]
     for name in ("tensorboard", *loaded):

@@ -149,6 +149,7 @@ def export(
     out: Annotated[
         Path | None, typer.Option(help="Where to; by default a name in the study's folder.")
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the path as JSON.")] = False,
 ) -> None:
     from keras_adamfamily import tuning
     from keras_adamfamily.tuning.exports import EXPORTS
@@ -158,7 +159,6 @@ def export(
     name, write = EXPORTS[to]
     study = tuning.Study(folder)
     out = out or folder / name
-    out.parent.mkdir(parents=True, exist_ok=True)
     try:
         write(study, out)
     except ModuleNotFoundError as error:
@@ -166,7 +166,10 @@ def export(
         raise Usage(
             f"--to {to} needs the package {package}: pip install 'keras-adamfamily[{to}]'"
         ) from error
-    _print_path(out)
+    if as_json:
+        print_json({"to": to, "path": str(out)})
+    else:
+        _print_path(out)
 
 
 def _print_path(path: Path) -> None:

@@ -217,6 +217,17 @@ class Study:
         """Lets go of the database and of the trials that this process has begun and not ended."""
         self.storage.close()
 
+    def lies_at(self, path: str | os.PathLike) -> bool:
+        """Whether a file, there or not, is one that the study is read from, by whatever name."""
+        path = Path(path)
+        if path.resolve().is_relative_to((self.directory / "weights").resolve()):
+            return True
+        return any(
+            path.resolve() == file.resolve()
+            or (path.exists() and file.exists() and path.samefile(file))
+            for file in (self.directory / "study.json", *self.storage.files)
+        )
+
     # What follows from the trials.
 
     @property
