@@ -1,6 +1,7 @@
 """Studies as if they had run: made of trials alone, without training."""
 
 import dataclasses
+import types
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ class WrittenStudy(Study):
     """What `Study` is to its readers, without a folder behind it."""
 
     settings = space = trials = environments = directory = None
+    storage = types.SimpleNamespace(files=[])
 
     def __init__(self, trials, directory="runs/written", optimizers=None, **settings):
         names = optimizers or list(dict.fromkeys(trial.optimizer for trial in trials))

@@ -195,6 +195,35 @@ def test_export_does_not_write_over_a_database(studies, folder, monkeypatch, cap
     assert (folder / "tiny.py").read_text() == MODULE
 
 
+def test_export_does_not_write_over_the_study(studies, monkeypatch, capsys):
+    text = (studies / "a" / "study.json").read_text()
+    arguments = ["export", str(studies / "a"), "--to", "json", "--out"]
+    code, out, err = run(monkeypatch, capsys, *arguments, str(studies / "a" / "study.json"))
+    assert (code, out) == (2, "")
+    assert "the study itself lies there" in err and err.count("\n") == 1
+    assert (studies / "a" / "study.json").read_text() == text
+
+
+@pytest.mark.parametrize("to", ["csv", "optuna"])
+def test_export_where_nothing_can_be_written(to, studies, folder, monkeypatch, capsys):
+    arguments = ["export", str(studies / "a"), "--to", to, "--out", "tiny.py/x"]
+    code, _, err = run(monkeypatch, capsys, *arguments)
+    assert code == 2
+    assert err.replace(os.sep, "/").startswith("adamfamily: error: tiny.py")
+    if os.path.exists("/proc/self"):
+        code, _, err = run(monkeypatch, capsys, *arguments[:-1], "/proc/x.db")
+        assert code == 2
+        assert re.match("adamfamily: error: /proc/x.db: [^;]*$", err)
+
+
+def test_export_as_json(studies, folder, monkeypatch, capsys):
+    arguments = ["export", str(studies / "a"), "--to", "csv", "--out", "new/a.csv", "--json"]
+    code, out, _ = run(monkeypatch, capsys, *arguments)
+    assert code == 0
+    assert json.loads(out) == {"to": "csv", "path": str(Path("new", "a.csv"))}
+    assert (folder / "new" / "a.csv").exists()
+
+
 def test_export_names_the_package_that_is_missing(studies, monkeypatch, capsys):
     loaded = [name for name in sys.modules if name.startswith("tensorboard.")]
     for name in ("tensorboard", *loaded):
@@ -217,6 +246,26 @@ def test_resume_gives_a_study_more_trials(folder, monkeypatch, capsys):
     assert len(tuning.Study("study").trials) == 4
     code, _, err = run(monkeypatch, capsys, "resume", "study")
     assert (code, "--data MODULE:load_data" in err) == (2, True)
+
+
+def test_json_is_all_of_stdout(folder, monkeypatch, capsys):
+    """Whatever the user's code prints: a download of data, a summary of the model."""
+    with open(folder / "tiny.py", "a") as file:
+        file.write(
+            "print('imported')\n"
+            "def talking_model():\n    model = build_model()\n"
+            "    model.summary()\n    return model\n"
+            "def talking_data():\n    print('downloading')\n    return load_data()\n"
+        )
+    user = ["--data", "tiny:talking_data", "--json"]
+    arguments = ["tune", "tiny:talking_model", *user, "--optimizers", "adamw", "--epochs", "1"]
+    arguments += ["--seeds", "1", "--trials", "2", "--out", "talking"]
+    resumed = ["resume", "talking", *user, "--trials", "4"]
+    for command in ([*arguments, "--dry-run"], arguments, resumed):
+        sys.modules.pop("tiny", None)
+        code, out, err = run(monkeypatch, capsys, *command)
+        assert (code, type(json.loads(out))) == (0, dict)
+        assert all(text in err for text in ("imported", "downloading", "Total params"))
 
 
 COMMANDS = ("list", "tune", "resume", "report", "heatmap", "compare", "export", "regret")
@@ -471,6 +520,15 @@ def test_resume_of_a_model_that_was_an_object_asks_for_a_function():
     name = f"{keras.Sequential.__module__}.Sequential"
     with pytest.raises(common.Usage, match="has no place: --model MODULE:build_model"):
         _subject_of(name, None, "tiny:load_data", {})
+
+
+@pytest.mark.parametrize("option", ["--data", "--model"])
+def test_resume_of_a_built_in_task_takes_no_other_subject(option, folder, monkeypatch, capsys):
+    arguments = ["--optimizers", "adamw", "--trials", "1", "--epochs", "1", "--seeds", "0"]
+    assert run(monkeypatch, capsys, "tune", *arguments, "--out", "study")[0] == 0
+    code, _, err = run(monkeypatch, capsys, "resume", "study", option, "tiny:load_data")
+    assert code == 2
+    assert "the study is of the built-in task digits: leave out --data and --model" in err
 
 
 @pytest.mark.parametrize(

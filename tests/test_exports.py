@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import datetime
 import json
+from pathlib import Path
 
 import pytest
 
@@ -12,12 +14,60 @@ pytest.importorskip("keras_tuner")
 import optuna
 
 from keras_adamfamily.tuning import exports
+from keras_adamfamily.tuning.study import Study
 from tests.studies import WrittenStudy, landscape, trial
 
 
 @pytest.fixture(scope="module")
 def study():
     return landscape(("AdamW", "SGDW"), trials=12, seeds=2, epochs=8)
+
+
+@pytest.mark.parametrize("to", exports.EXPORTS)
+def test_a_study_is_not_written_over(to, study, tmp_path):
+    """Nor is what its database may yet make beside itself, by whatever name it is called."""
+    pytest.importorskip("tensorboard" if to == "tensorboard" else "json")
+    written = Study.open(tmp_path / "study", study.settings)
+    folder, text = written.directory, (tmp_path / "study" / "study.json").read_text()
+    (tmp_path / "link").symlink_to(folder)
+    (tmp_path / "linked.json").hardlink_to(folder / "study.json")
+    own = [folder / name for name in ("study.json", "study.db", "study.db-wal", "study.db-shm")]
+    own += [folder / "weights", folder / "weights" / "new" / "AdamW.weights.h5"]
+    own += [folder / "x" / ".." / "study.json", tmp_path / "link" / "study.json"]
+    before = sorted(tmp_path.rglob("*"))
+    for path in (*own, tmp_path / "linked.json"):
+        with pytest.raises(ValueError, match="the study itself lies there"):
+            exports.EXPORTS[to][1](written, path)
+    written.close()
+    assert {*tmp_path.rglob("*")} <= {*before}
+    assert (folder / "study.json").read_text() == text
+
+
+def test_a_database_elsewhere_is_not_written_over(study, tmp_path):
+    database = tmp_path / "elsewhere.db"
+    written = Study.open(tmp_path / "study", study.settings, f"sqlite:///{database}")
+    for path in (database, tmp_path / "elsewhere.db-wal"):
+        with pytest.raises(ValueError, match="the study itself lies there"):
+            exports.to_csv(written, path)
+    exports.to_csv(written, tmp_path / "study" / "study.db")  # what is not its own is a name
+    written.close()
+
+
+def test_other_files_are_written_over(study, tmp_path):
+    written = Study.open(tmp_path / "study", study.settings)
+    for path in (written.directory / "leaderboard.csv", written.directory / "study.db.csv"):
+        for _ in range(2):
+            exports.to_csv(written, path)
+        assert path.read_text().startswith("optimizer,role,")
+    written.close()
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that takes no files")
+def test_optuna_export_that_cannot_be_made_names_the_path(study):
+    with pytest.raises(OSError) as caught:
+        exports.to_optuna(study, Path("/proc/x.db"))
+    assert caught.value.filename in ("/proc/x.db", Path("/proc/x.db"))
+    assert caught.value.strerror
 
 
 def test_csv_has_every_trial(study, tmp_path):
@@ -68,6 +118,31 @@ def test_optuna_reads_its_export(study, tmp_path):
     assert (loaded.direction.name, loaded.trials[0].user_attrs["seed"]) == ("MAXIMIZE", 0)
     with pytest.raises(FileExistsError, match="is there already"):
         exports.to_optuna(study, path)
+
+
+def test_optuna_has_the_times_and_the_integers(tmp_path):
+    """A number of layers is one, and a trial lasted as long as it did."""
+    layers, ends = (1, 3, 2), (1.8e9, None, 1.8e9 + 7.0)
+    trials = [
+        trial(
+            number=number,
+            hyperparameters={"layers": layers[number], "AdamW/learning_rate": 0.01 * (number + 1)},
+            seconds=2.5,
+            finished=ends[number],
+        )
+        for number in range(3)
+    ]
+    exports.to_optuna(WrittenStudy(trials), tmp_path / "a.db")
+    loaded = optuna.load_study(study_name="AdamW", storage=f"sqlite:///{tmp_path / 'a.db'}")
+    assert [type(t.params["layers"]) for t in loaded.trials] == [int] * 3
+    assert [t.params["layers"] for t in loaded.trials] == list(layers)
+    distributions = loaded.trials[0].distributions
+    assert distributions["layers"] == optuna.distributions.IntDistribution(1, 3)
+    assert isinstance(distributions["learning_rate"], optuna.distributions.FloatDistribution)
+    for exported, end in zip(loaded.trials, ends, strict=True):
+        if end is not None:  # what was recorded before there were times has none
+            assert exported.datetime_complete == datetime.datetime.fromtimestamp(end)
+            assert exported.duration == datetime.timedelta(seconds=2.5)
 
 
 def test_tensorboard_shows_the_trials(study, tmp_path):

@@ -71,6 +71,32 @@ def test_finished_trials_of_an_earlier_run_are_not_speed(clock):
         assert shown.console.file.getvalue().count("/40") == 1
 
 
+def test_a_new_best_adds_its_fresh_seeds_to_the_total(clock):
+    """The runs of a former best are done, those of the new one are still to come."""
+    seen = study(trials_per_optimizer=2, finalist_seeds=4)
+    old, new = {"AdamW/learning_rate": 0.1}, {"AdamW/learning_rate": 0.2}
+    seen.trials.append(trial(score=0.5, hyperparameters=old))
+    seen.trials += [trial(role="final", number=n, hyperparameters=old) for n in range(4)]
+    more = [trial(score=0.6, number=1, hyperparameters=new)]
+    more += [trial("SGDW", number=number) for number in range(2)]
+    more += [trial(role="final", number=n, hyperparameters=new) for n in range(4)]
+    more += [trial("SGDW", role="final", number=n) for n in range(4)]
+    counts = []
+    with Progress(seen, Console(file=io.StringIO(), width=120), 4) as shown:
+        for one in list(seen.trials):
+            shown.advance(one, False)
+            counts.append((shown.done, shown.total))
+        clock.now = 60.0
+        for one in more:
+            seen.trials.append(one)
+            shown.advance(one, True)
+            counts.append((shown.done, shown.total))
+            if one is more[0]:
+                assert "10:00 left" in picture(shown)
+        assert "16/16" in picture(shown) and "0:00 left" in picture(shown)
+    assert counts == [(n, 12 if n <= 5 else 16) for n in range(1, 17)]
+
+
 def test_plain_lines_where_there_is_no_terminal(clock):
     with watched(planned=33) as shown:
         shown.note("vmap, since [a probe] took 1.2 s")

@@ -14,6 +14,7 @@ pytest.importorskip("keras_tuner")
 
 from rich.console import Console
 
+from keras_adamfamily import _version
 from keras_adamfamily.tuning import progress, storage
 from keras_adamfamily.tuning.study import Study
 from tests.studies import finals, landscape
@@ -60,6 +61,65 @@ def test_a_study_that_was_begun_and_killed_at_once_can_begin(folder, written):
     study = Study.open(folder, written.settings)
     assert (study.trials, len(study.environments)) == ([], 1)
     study.close()
+
+
+def setting_of_later(content):
+    content["settings"]["new_thing"] = 1
+
+
+def space_of_earlier(content):
+    del content["settings"]["space"]["starting_points"]
+
+
+def unknown_optimizer(content):
+    ranges = content["settings"]["space"]["ranges"]
+    ranges["Adamant"] = ranges.pop("AdamW")
+
+
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [
+        (setting_of_later, "TypeError: .*'new_thing'"),
+        (space_of_earlier, "KeyError: 'starting_points'"),
+        (unknown_optimizer, "ValueError: Unknown optimizer 'Adamant'"),
+    ],
+)
+def test_a_study_of_another_version_is_told_from_no_study(change, cause, folder):
+    content = json.loads((folder / "study.json").read_text())
+    content["environments"][-1]["keras_adamfamily"] = "7.0"
+    change(content)
+    (folder / "study.json").write_text(json.dumps(content))
+    versions = f"another version: by keras_adamfamily 7.0, this is {_version.__version__}$"
+    with pytest.raises(ValueError, match=f"study.json in .* cannot be read .{cause}.*{versions}"):
+        Study(folder)
+
+
+@pytest.mark.parametrize("damage", ["cut off", "a list", "no environments", "other environments"])
+def test_a_damaged_study_is_told_from_no_study(damage, folder):
+    text = (folder / "study.json").read_text()
+    content = json.loads(text)
+    damaged = {
+        "cut off": text[: len(text) // 2],
+        "a list": "[]",
+        "no environments": json.dumps({"settings": content["settings"]}),
+        "other environments": json.dumps({"settings": 1, "environments": [1]}),
+    }
+    (folder / "study.json").write_text(damaged[damage])
+    message = "study.json in .* cannot be read .*: it is damaged, or was written by another version"
+    with pytest.raises(ValueError, match=f"{message}$"):
+        Study(folder)
+
+
+def test_a_study_that_cannot_be_opened_is_not_called_damaged(folder):
+    (folder / "study.json").unlink()
+    with pytest.raises(ValueError, match="must be the folder of a study"):
+        Study(folder)
+    with pytest.raises(ValueError, match="must be the folder of a study"):
+        Study(folder / "study.db")
+    (folder / "study.json").mkdir()
+    with pytest.raises(ValueError, match="study.json in .* cannot be read .*Error: .*") as caught:
+        Study(folder)
+    assert "damaged" not in str(caught.value)
 
 
 def test_a_folder_that_cannot_be_written_can_be_looked_at(folder, written, tmp_path, monkeypatch):

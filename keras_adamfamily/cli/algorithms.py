@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
 import typer
 from rich import box
 from rich.table import Table
 
-from keras_adamfamily.cli.common import EXIT_CODES, app, console_of_output
+from keras_adamfamily.cli.common import EXIT_CODES, app, console_of_output, print_json
 
 
 @app.command("list", epilog=EXIT_CODES)
@@ -20,7 +19,7 @@ def list_algorithms(
     from keras_adamfamily import registry
 
     if as_json:
-        print(json.dumps([_described(record) for record in registry.RECORDS], indent=2))
+        print_json([_described(record) for record in registry.RECORDS])
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for header in ("name", "state", "paper", "what it is for"):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
+import json
 import os
 import re
 import sys
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -92,6 +94,19 @@ def imported(reference: str) -> Callable:
         what = "no" if function is None else "no function"
         raise Usage(f"module {module_name!r} has {what} {name!r}")
     return function
+
+
+def calling_the_user(as_json: bool) -> contextlib.AbstractContextManager:
+    """For what runs the user's functions: with --json, what they print goes to stderr.
+
+    Stdout is for `print_json` alone then.
+    """
+    return contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext()
+
+
+def print_json(content: Any) -> None:
+    """What a command prints with --json."""
+    print(json.dumps(content, indent=2, allow_nan=False))
 
 
 def console_of_output(stderr: bool = False) -> Console:

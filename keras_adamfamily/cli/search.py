@@ -17,9 +17,11 @@ from keras_adamfamily.cli.common import (
     Backend,
     Usage,
     app,
+    calling_the_user,
     console_of_output,
     imported,
     names_in,
+    print_json,
     use_backend,
 )
 
@@ -146,7 +148,6 @@ def tune(
     _use_all_cores()
     from keras_adamfamily import tuning
 
-    build_model, load_data, name = _subject(model, data, task, tuning.TASKS)
     space = tuning.SearchSpace(
         names_in(optimizers),
         ranges=dict(_as_range(text) for text in ranges or ()),
@@ -170,23 +171,28 @@ def tune(
         "strategy": strategy,
         "lanes": lanes,
     }
-    train, validation = _loaded(load_data)
-    if dry_run:
-        _show_plan(tuning.plan(build_model, train, validation, **settings), as_json)
-        return
     console = console_of_output(stderr=as_json)
-    study = tuning.tune(
-        build_model,
-        train,
-        validation,
-        directory=Path("runs") / name if out is None else out,
-        storage=storage,
-        max_minutes=minutes,
-        keep_weights=keep_weights,
-        console=console,
-        **settings,
-    )
-    _show(study, console, as_json)
+    with calling_the_user(as_json):
+        build_model, load_data, name = _subject(model, data, task, tuning.TASKS)
+        train, validation = _loaded(load_data)
+        if dry_run:
+            plan = tuning.plan(build_model, train, validation, **settings)
+        else:
+            study = tuning.tune(
+                build_model,
+                train,
+                validation,
+                directory=Path("runs") / name if out is None else out,
+                storage=storage,
+                max_minutes=minutes,
+                keep_weights=keep_weights,
+                console=console,
+                **settings,
+            )
+    if dry_run:
+        _show_plan(plan, as_json)
+    else:
+        _show(study, console, as_json)
 
 
 @app.command(help=RESUME_HELP, epilog=EXIT_CODES)
@@ -212,18 +218,19 @@ def resume(
     study = tuning.Study(folder, storage)
     use_backend(study.settings.backend)
     _use_all_cores()
-    build_model, load_data = _subject_of(study.settings.build_model, model, data, tuning.TASKS)
     console = console_of_output(stderr=as_json)
-    study = tuning.resume(
-        study,
-        build_model,
-        *_loaded(load_data),
-        max_trials=trials,
-        max_minutes=minutes,
-        keep_weights=keep_weights,
-        storage=storage,
-        console=console,
-    )
+    with calling_the_user(as_json):
+        build_model, load_data = _subject_of(study.settings.build_model, model, data, tuning.TASKS)
+        study = tuning.resume(
+            study,
+            build_model,
+            *_loaded(load_data),
+            max_trials=trials,
+            max_minutes=minutes,
+            keep_weights=keep_weights,
+            storage=storage,
+            console=console,
+        )
     _show(study, console, as_json)
 
 
@@ -244,7 +251,7 @@ def _show(study: Any, console: Console, as_json: bool) -> None:
 
     page = study.directory / "report.html"
     if as_json:
-        print(json.dumps(result(study) | {"report": str(page)}, indent=2))
+        print_json(result(study) | {"report": str(page)})
     else:
         show_leaderboard(study, console)
     if not (study.directory / "best.json").exists():
@@ -256,7 +263,7 @@ def _show(study: Any, console: Console, as_json: bool) -> None:
 def _show_plan(plan: Any, as_json: bool) -> None:
     """What a search would do."""
     if as_json:
-        print(json.dumps({**vars(plan), "space": plan.space.get_config()}, indent=2))
+        print_json({**vars(plan), "space": plan.space.get_config()})
         return
     console = console_of_output()
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -319,8 +326,12 @@ def _subject_of(
     name: str, model: str | None, data: str | None, tasks: dict[str, Any]
 ) -> tuple[Callable, Callable]:
     """The functions of a study whose `build_model` has this module and name."""
-    for task in tasks.values():
+    for label, task in tasks.items():
         if name == f"{task.build_model.__module__}.{task.build_model.__qualname__}":
+            if model is not None or data is not None:
+                raise Usage(
+                    f"the study is of the built-in task {label}: leave out --data and --model"
+                )
             return task.build_model, task.load_data
     if data is None:
         raise Usage("the data have to be named again: --data MODULE:load_data")

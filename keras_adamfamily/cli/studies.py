@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from keras_adamfamily.cli.common import EXIT_CODES, Usage, app, console_of_output, names_in
+from keras_adamfamily.cli.common import (
+    EXIT_CODES,
+    Usage,
+    app,
+    console_of_output,
+    names_in,
+    print_json,
+)
 
 REPORT_HELP = """
 Make the leaderboard, best.json and the report page again from a study's folder.
@@ -62,7 +68,7 @@ def report(folder: Folder, as_json: AsJson = False) -> None:
 
     study = tuning.Study(folder)
     if as_json:
-        _print_json(result(study) | {"report": str(folder / "report.html")})
+        print_json(result(study) | {"report": str(folder / "report.html")})
     else:
         show_leaderboard(study, console_of_output())
     study.write()
@@ -95,7 +101,7 @@ def heatmap(
     names = names or list(study.space.optimizers)
     if as_json:
         fields = ("number", "status", "score", "epoch")
-        _print_json(
+        print_json(
             {
                 name: [
                     {field: getattr(trial, field) for field in fields} | trial.short_hyperparameters
@@ -127,7 +133,7 @@ def compare(
     found = tuning.compare(*map(tuning.Study, folders))
     if as_json:
         named = {key: getattr(found, key) for key in ("objective", "verdict", "caveats")}
-        _print_json(named | tables(found.rows))
+        print_json(named | tables(found.rows))
         return
     console = console_of_output()
     show_rows(found.rows, found.objective, console)
@@ -143,6 +149,7 @@ def export(
     out: Annotated[
         Path | None, typer.Option(help="Where to; by default a name in the study's folder.")
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the path as JSON.")] = False,
 ) -> None:
     from keras_adamfamily import tuning
     from keras_adamfamily.tuning.exports import EXPORTS
@@ -152,7 +159,6 @@ def export(
     name, write = EXPORTS[to]
     study = tuning.Study(folder)
     out = out or folder / name
-    out.parent.mkdir(parents=True, exist_ok=True)
     try:
         write(study, out)
     except ModuleNotFoundError as error:
@@ -160,11 +166,10 @@ def export(
         raise Usage(
             f"--to {to} needs the package {package}: pip install 'keras-adamfamily[{to}]'"
         ) from error
-    _print_path(out)
-
-
-def _print_json(content: dict) -> None:
-    print(json.dumps(content, indent=2, allow_nan=False))
+    if as_json:
+        print_json({"to": to, "path": str(out)})
+    else:
+        _print_path(out)
 
 
 def _print_path(path: Path) -> None:

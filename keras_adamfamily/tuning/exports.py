@@ -1,9 +1,14 @@
-"""A study for other programs: spreadsheets, scripts, TensorBoard, Optuna's dashboard."""
+"""A study for other programs: spreadsheets, scripts, TensorBoard, Optuna's dashboard.
+
+What is exported has a folder made for it; a path of a file that the study itself is read from is a
+`ValueError`.
+"""
 
 from __future__ import annotations
 
 import csv
 import dataclasses
+import datetime
 import json
 import math
 from collections.abc import Callable, Iterable
@@ -11,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from keras_adamfamily.tuning import leaderboard
 from keras_adamfamily.tuning.leaderboard import LeaderboardRow
@@ -21,6 +27,7 @@ from keras_adamfamily.tuning.trial import OK, PRUNED, SEARCH, TrialResult
 
 def to_csv(study: Study, path: Path) -> None:
     """One line per trial; the curves are left out."""
+    _make_way(study, path)
     names = list(dict.fromkeys(name for t in study.trials for name in t.short_hyperparameters))
     left_out = ("hyperparameters", "curves", "facts")
     fields = [f.name for f in dataclasses.fields(TrialResult) if f.name not in left_out]
@@ -36,6 +43,7 @@ def to_csv(study: Study, path: Path) -> None:
 
 def to_json(study: Study, path: Path) -> None:
     """All there is: settings, environments, what follows from the trials, and the trials."""
+    _make_way(study, path)
     content = {
         "settings": dataclasses.asdict(study.settings),
         "environments": study.environments,
@@ -79,6 +87,7 @@ def to_tensorboard(study: Study, path: Path) -> None:
     from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2, summary_v2
     from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
+    _make_way(study, path)
     _refuse_existing(path)
     ends = {OK: api_pb2.STATUS_SUCCESS, PRUNED: api_pb2.STATUS_SUCCESS}
     for trial in study.trials:
@@ -117,8 +126,11 @@ def to_optuna(study: Study, path: Path) -> None:
 
     Raises:
         FileExistsError: If the file is there already.
+        OSError: If it cannot be made.
     """
+    _make_way(study, path)
     _refuse_existing(path)
+    path.touch()  # SQLite does not say why it cannot
     storage = optuna.storages.RDBStorage(sqlite_url(path))
     try:
         for optimizer in study.space.optimizers:
@@ -175,7 +187,7 @@ def _frozen(
     curve = trial.curves.get(study.settings.objective, [])
     attributes = {"role": trial.role, "status": trial.status, "seed": trial.seed}
     attributes |= {"cause": trial.cause, "seconds": trial.seconds, "strategy": trial.strategy}
-    return optuna.trial.create_trial(
+    frozen = optuna.trial.create_trial(
         state=state,
         value=trial.score if state == states.COMPLETE else None,
         params=params,
@@ -183,6 +195,11 @@ def _frozen(
         user_attrs=attributes,
         intermediate_values=by_epoch(curve),
     )
+    if trial.finished is not None:  # else Optuna's own: now
+        frozen.datetime_complete = datetime.datetime.fromtimestamp(trial.finished)
+        lasted = datetime.timedelta(seconds=trial.seconds)
+        frozen.datetime_start = frozen.datetime_complete - lasted
+    return frozen
 
 
 def _distributions(
@@ -202,12 +219,23 @@ def _distributions(
             continue
         if any(isinstance(v, bool) or not isinstance(v, int | float) for v in values):
             choices = list(dict.fromkeys(values))
-            found[name] = optuna.distributions.CategoricalDistribution(choices)
+            found[name] = CategoricalDistribution(choices)
             continue
         searched = study.space.ranges[optimizer].get(name, ())
         low, high = min(*values, *searched), max(*values, *searched)
-        found[name] = optuna.distributions.FloatDistribution(low, high, log=bool(searched))
+        is_whole = all(isinstance(v, int) for v in (*values, *searched))
+        kind = IntDistribution if is_whole else FloatDistribution
+        found[name] = kind(low, high, log=bool(searched))
     return found
+
+
+def _make_way(study: Study, path: Path) -> None:
+    """The folder for an export, which is not to be written over the study itself."""
+    if study.lies_at(path):
+        raise ValueError(
+            f"{str(path)!r} cannot be written: the study itself lies there. Choose another place"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
 
 
 def _refuse_existing(path: Path) -> None:

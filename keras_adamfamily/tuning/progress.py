@@ -36,9 +36,10 @@ class Progress:
         self.console = console
         self.planned = planned
         settings = study.settings
-        self.total = len(study.space.optimizers) * (
+        self.asked = len(study.space.optimizers) * (
             settings.trials_per_optimizer + settings.finalist_seeds
         )
+        self.total = self.asked + self._former()
         self.done = self.new = 0
         self.best = dict.fromkeys(study.space.optimizers, math.inf)
         self.counts = dict.fromkeys(study.space.optimizers, 0)
@@ -65,6 +66,7 @@ class Progress:
         """Counts a trial, and shows it if it was run now."""
         self.done += 1
         self.new += is_new
+        self.total = self.asked + self._former()
         if trial.role == SEARCH:
             self.counts[trial.optimizer] += 1
             if trial.status == OK:
@@ -72,7 +74,7 @@ class Progress:
                 self.best[trial.optimizer] = min(self.best[trial.optimizer], cost)
         if is_new:
             self._line(self._describe(trial))
-        self.bar.update(self.task, completed=self.done, description=self._speed())
+        self.bar.update(self.task, completed=self.done, total=self.total, description=self._speed())
 
     def say(self, text: str) -> None:
         """What is going on now, such as "16 lanes of AdamW, epoch 5 of 20".
@@ -87,6 +89,12 @@ class Progress:
     def note(self, text: str) -> None:
         """A line that stays, such as the reason for a strategy."""
         self._line(text)
+
+    def _former(self) -> int:
+        """Runs on fresh seeds of what was the best of its optimizer: each new best has its own."""
+        finals = sum(trial.role == FINAL for trial in self.study.trials)
+        names, scoring = self.study.space.optimizers, self.study.scoring
+        return finals and finals - sum(len(scoring.of(FINAL, name)) for name in names)
 
     def _introduce(self) -> None:
         settings, count = self.study.settings, len(self.study.space.optimizers)

@@ -94,6 +94,13 @@ class Storage:
         """The URL without its password."""
         return without_password(self.url)
 
+    @property
+    def files(self) -> list[Path]:
+        """The files of an SQLite database, there or not; there are none for PostgreSQL."""
+        if self.url.get_backend_name() != "sqlite":
+            return []
+        return [Path(f"{self.url.database}{end}") for end in ("", "-wal", "-shm", "-journal")]
+
     # Groups.
 
     def names(self) -> list[str]:

@@ -28,7 +28,7 @@ from keras_adamfamily.tuning.hypermodel import OptimizerHyperModel
 from keras_adamfamily.tuning.leaderboard import LeaderboardRow, Scoring, unfinished, verdict
 from keras_adamfamily.tuning.space import SearchSpace
 from keras_adamfamily.tuning.storage import STATES, Storage, running, sqlite_url, without_password
-from keras_adamfamily.tuning.trial import FINAL, SEARCH, Asked, TrialResult
+from keras_adamfamily.tuning.trial import FINAL, SEARCH, Asked, TrialResult, one_line
 from keras_adamfamily.tuning.weights import Weights
 from keras_adamfamily.weight_decay import Normalized
 
@@ -88,7 +88,8 @@ class Study:
         storage: URL of the database, where the folder does not say it in full.
 
     Raises:
-        ValueError: If the folder does not hold a study, or its database cannot be read.
+        ValueError: If the folder does not hold a study, or one that cannot be read: it is damaged,
+            of another version, or its database is missing.
 
     Example:
 
@@ -99,6 +100,7 @@ class Study:
 
     def __init__(self, directory: str | os.PathLike, storage: str | None = None):
         self.directory = Path(directory)
+        stored = None
         try:
             stored = json.loads((self.directory / "study.json").read_text("utf-8"))
             self.settings = Settings(**stored["settings"])
@@ -106,10 +108,15 @@ class Study:
             self.name = str(stored["name"])
             self.space = SearchSpace.from_config(self.settings.space)
             url = storage or stored["storage"] or _database(self.directory)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise ValueError(
                 f"`directory` must be the folder of a study, with a study.json in it. "
                 f"Received: directory={str(directory)!r} ({type(error).__name__})"
+            ) from error
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            reason = "" if isinstance(error, OSError) else _unreadable(stored)
+            raise ValueError(
+                f"study.json in {str(directory)!r} cannot be read ({one_line(error)}){reason}"
             ) from error
         # The environments are known once the database is there.
         is_new = not self.environments
@@ -209,6 +216,17 @@ class Study:
     def close(self) -> None:
         """Lets go of the database and of the trials that this process has begun and not ended."""
         self.storage.close()
+
+    def lies_at(self, path: str | os.PathLike) -> bool:
+        """Whether a file, there or not, is one that the study is read from, by whatever name."""
+        path = Path(path)
+        if path.resolve().is_relative_to((self.directory / "weights").resolve()):
+            return True
+        return any(
+            path.resolve() == file.resolve()
+            or (path.exists() and file.exists() and path.samefile(file))
+            for file in (self.directory / "study.json", *self.storage.files)
+        )
 
     # What follows from the trials.
 
@@ -420,6 +438,20 @@ def _as_code(value: Any) -> str:
     is_ours = kind.__module__.startswith("keras_adamfamily")
     module = "kaf" if is_ours else "keras.optimizers.schedules"
     return f"{module}.{kind.__name__}({', '.join(f'{k}={_as_code(v)}' for k, v in given.items())})"
+
+
+def _unreadable(stored: Any) -> str:
+    """Why a study.json may not be understood; it names the version that wrote it, if that is in it.
+
+    Args:
+        stored: What was in the file, whatever that is.
+    """
+    reason = ": it is damaged, or was written by another version"
+    try:
+        version = stored["environments"][-1]["keras_adamfamily"]
+    except (LookupError, TypeError):
+        return reason
+    return f"{reason}: by keras_adamfamily {version}, this is {_version.__version__}"
 
 
 def _database(folder: Path) -> str:
