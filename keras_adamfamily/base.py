@@ -735,15 +735,17 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
     def weight_decay(self, value):
         if "_tunables" not in vars(self):  # Keras's constructor, before ours has come that far
             return
+        new, old = as_weight_decay(value), vars(self).get("_weight_decay")
         tunable = self._tunables.get("weight_decay")
         if tunable is None:
             check_not_built(self, "weight_decay")
-        elif value is None or isinstance(value, WeightDecay):
+        elif value is None or (
+            new is value and new.with_rate(0.0) != as_weight_decay(old).with_rate(0.0)
+        ):
             raise ValueError(
                 "A tunable `weight_decay` keeps its form once the optimizer is built, and its rate "
-                f"is set by a float. Received: weight_decay={value!r}"
+                f"is set by a float. Received: weight_decay={value!r}, where it is {old!r}"
             )
-        new, old = as_weight_decay(value), vars(self).get("_weight_decay")
         if self.is_tunable("weight_decay") and old is not None and new is not value:
             new = as_weight_decay(old).with_rate(check_float("weight_decay", value, NON_NEGATIVE))
         self._weight_decay = new.rate if isinstance(new, TimesLearningRate) else new

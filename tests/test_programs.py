@@ -138,10 +138,13 @@ CHANGES = {
 }
 
 
+CONSTANTS = ("weight_decay", "initial_learning_rate")  # of a compiled training step
+
+
 @pytest.mark.parametrize("name", CHANGES)
 @pytest.mark.parametrize("tunable", [(), ("weight_decay", "initial_learning_rate")])
 def test_what_is_assigned_between_eager_steps_counts(name, tunable, monkeypatch):
-    """As it does for small models, whose steps read it each time."""
+    """As it does for small models, whose steps read it each time; or it is refused."""
 
     def run(compile_from):
         monkeypatch.setattr(programs, "COMPILE_FROM", compile_from)
@@ -151,12 +154,20 @@ def test_what_is_assigned_between_eager_steps_counts(name, tunable, monkeypatch)
         path = []
         for value in (None, CHANGES[name], CHANGES[name]):
             if value is not None:
-                setattr(optimizer, name, kaf.Decoupled(value) if name == "weight_decay" else value)
+                value = kaf.Decoupled(value) if name == "weight_decay" else value
+                if name in CONSTANTS and not tunable:
+                    with pytest.raises(ValueError, match=f"`{name}` is a constant once .* built"):
+                        setattr(optimizer, name, value)
+                    return None
+                setattr(optimizer, name, value)
             optimizer.apply([tf.constant([1.0, -2.0])], variables)
             path += [to_numpy(v) for v in (*variables, *optimizer.variables)]
         made = optimizer._programs._program.cache_info().misses
         return path, made
 
+    if name in CONSTANTS and not tunable:
+        assert run(np.inf) is run(0) is None
+        return
     (plain, none), (compiled, made) = run(np.inf), run(0)
     assert (none, made) == (0, 1 if name in tunable else 2)
     for a, b in zip(plain, compiled, strict=True):
