@@ -232,7 +232,7 @@ class EvaluateEMAWeights(keras.callbacks.Callback):
     def __init__(self, until_epoch_end: bool = False):
         super().__init__()
         self.until_epoch_end = check_choice("until_epoch_end", until_epoch_end, (False, True))
-        self._replaced = None  # while the averages are in a model: the model, and its weights
+        self._replaced = None  # while the averages are in a model: it, its optimizer and weights
         self._stays = False
 
     def set_params(self, params):
@@ -274,12 +274,12 @@ class EvaluateEMAWeights(keras.callbacks.Callback):
         if self._replaced is None and all(
             one.built and _count(one.iterations) for one in averaging
         ):
-            self._replaced = model, _weights(model)
+            self._replaced = model, model.optimizer, _weights(model)
             _put_averages(model)
 
     def _leave(self) -> None:
         if self._replaced is not None:
-            model, weights = self._replaced
+            model, _, weights = self._replaced
             for variable, value in zip(model.trainable_variables, weights, strict=True):
                 variable.assign(value)
             self._replaced = None
@@ -289,7 +289,8 @@ class EvaluateEMAWeights(keras.callbacks.Callback):
         if self._replaced is None:
             return
         model, current = self.model, _weights(self.model)
-        same = model is self._replaced[0] and len(current) == len(self._replaced[1])
+        optimizer, (its_model, its_optimizer, weights) = model.optimizer, self._replaced
+        same = model is its_model and optimizer is its_optimizer and len(current) == len(weights)
         if same:
             _put_averages(model)
             pairs = zip(current, _weights(model), strict=True)

@@ -450,12 +450,14 @@ def averaged_model():
 
 
 @pytest.mark.parametrize("then", ["fit", "evaluate"])
-@pytest.mark.parametrize("another", ["model", "weights"])
+@pytest.mark.parametrize("another", ["model", "weights", "optimizer"])
 def test_what_an_interrupted_evaluation_left_is_for_no_other_weights(then, another):
     averaged, model = EvaluateEMAWeights(), averaged_model()
     interrupted(model, averaged)
     if another == "model":
         model = averaged_model()
+    if another == "optimizer":
+        model.compile(kaf.SGD(0.05, use_ema=True), "mse")
     model.layers[0].kernel.assign(np.full(model.layers[0].kernel.shape, 0.25))
     expected = arrays(model.trainable_variables)
     if then == "fit":

@@ -114,6 +114,16 @@ def test_lanes_that_are_not_there_cannot_be_kept(wrong, whole):
 
 
 @on_jax
+def test_a_beginning_that_is_refused_changes_nothing(whole):
+    same = lanes([0, 1, 2])
+    wrong = {name: np.array(of_lanes)[:3].copy() for name, of_lanes in LANES.items()}
+    wrong["learning_rate"][0] = -1.0
+    with pytest.raises(ValueError, match="learning_rate"):
+        same.restart(wrong, [7, 8, 9])
+    assert_same({n: c[:3, :2] for n, c in whole[1].items()}, same.train(2))
+
+
+@on_jax
 def test_beginning_again_with_other_names_is_refused(whole):
     with pytest.raises(ValueError, match="beta_1, learning_rate, weight_decay.*beta_2"):
         whole[0].restart({"beta_2": [0.9]}, [0])

@@ -217,19 +217,21 @@ def test_a_trial_takes_what_its_steps_do(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(trial_module.time, "perf_counter", lambda: now[0])
 
-    class Ticking(keras.callbacks.Callback):
+    class Ticking(trial_module._Stopwatch):
         def on_train_batch_end(self, batch, logs=None):
             now[0] += 10.0 if not now[0] else 1.0
+            super().on_train_batch_end(batch, logs)
 
         def on_test_end(self, logs=None):
             now[0] += 3.0
+            super().on_test_end(logs)
 
+    monkeypatch.setattr(trial_module, "_Stopwatch", Ticking)
     training = trial_module.Training(
         train=Data.of(blobs(0), 16),
         validation=Data.of(blobs(1), 16),
         epochs=5,
         objective=keras_tuner.Objective("val_loss", "min"),
-        callbacks=(Ticking(),),
     )
     hypermodel = tuning.OptimizerHyperModel(build_model, tuning.SearchSpace(["SGDW"]), **LENGTH)
     asked = trial_module.Asked("SGDW", "search", 0, 1, {})

@@ -91,6 +91,89 @@ def test_what_is_asked_for_at_some_values_alone_is_searched(tmp_path):
     assert {trial.hyperparameters["units_2"] for trial in study.trials} == {4, 6}
 
 
+def conditional(hp):
+    if hp.Choice("kind", ["flat", "deep"]) == "deep":
+        with hp.conditional_scope("kind", ["deep"]):
+            for i in range(hp.Int("layers", 1, 3)):
+                hp.Int(f"units_{i}", 8, 64)
+
+
+def combined(hp):
+    layers, dropout, wide = hp.Int("layers", 1, 3), hp.Boolean("dropout"), hp.Boolean("wide")
+    for i in range(layers if dropout and not wide else 1):
+        hp.Float(f"rate_{i}", 0.0, 0.5)
+
+
+def by_factors(hp):
+    for i in range(hp.Int("layers", 1, 8, step=2, sampling="log")):
+        hp.Fixed(f"unit_{i}", i)
+
+
+@pytest.mark.parametrize(
+    ("asks", "met"),
+    [
+        (conditional, {"kind", "layers", "units_0", "units_1", "units_2"}),
+        (combined, {"layers", "dropout", "wide", "rate_0", "rate_1", "rate_2"}),
+        (by_factors, {"layers", *(f"unit_{i}" for i in range(8))}),
+    ],
+)
+def test_all_that_is_asked_for_is_met(asks, met, tmp_path):
+    class OfOnesOwn(keras_tuner.HyperModel):
+        space = {"units": (8, 64)}  # no SearchSpace
+
+        def build(self, hp):
+            asks(hp)
+            return build_model()
+
+    oracle = tuning.OptunaOracle("val_loss", 4)
+    tuning.OptimizerTuner(oracle, OfOnesOwn(), directory=tmp_path)
+    assert {hp.name for hp in oracle.get_space().space} == met
+
+
+def test_what_is_too_much_to_look_at_is_said(tmp_path):
+    def build(hp):
+        for i in range(9):
+            if hp.Int(f"a{i}", 0, 15) < 15:
+                break
+        return build_model()
+
+    with pytest.warns(UserWarning, match="was built at 32 of its values before the search"):
+        tuning.OptimizerTuner(tuning.OptunaOracle("val_loss", 4), build, directory=tmp_path)
+
+
+def test_a_plan_leaves_callbacks_alone(tmp_path):
+    (tmp_path / "log.csv").write_text("precious")
+    callbacks = [keras.callbacks.CSVLogger(tmp_path / "log.csv")]
+    settings = {"optimizers": ["AdamW"], "max_trials": 2, "epochs": 4, "callbacks": callbacks}
+    plan = tuning.plan(build_model, blobs(0), blobs(1), strategy="fit", **settings)
+    assert plan.seconds > 0.0
+    assert (tmp_path / "log.csv").read_text() == "precious"
+
+
+def stepped(hp):
+    hp.Int("log", 16, 256, step=2, sampling="log")
+    hp.Float("grid", 0.0, 0.5, step=0.25)
+    hp.Choice("name", ["relu", "tanh"])
+    hp.Choice("number", [0, 1])
+    return build_model()
+
+
+@pytest.mark.parametrize("point", [{"log": 65}, {"grid": 0.3}, {"name": True}, {"number": True}])
+def test_starting_points_lie_on_the_grid(point, tmp_path):
+    space = tuning.SearchSpace(["AdamW"], starting_points=[point])
+    with pytest.raises(ValueError, match=f"`starting_points` has {next(iter(point))}="):
+        tune(tmp_path / "s", stepped, optimizers=space)
+    assert not (tmp_path / "s").exists()
+
+
+def test_starting_points_of_any_kind_are_taken(tmp_path):
+    point = {"log": np.int64(64), "grid": np.float32(0.25), "name": "tanh", "number": 1}
+    space = tuning.SearchSpace(["AdamW"], starting_points=[point])
+    settings = {"max_trials": 1, "epochs": 1, "finalist_seeds": 0}
+    (trial,) = tune(tmp_path / "s", stepped, optimizers=space, **settings).trials
+    assert {name: trial.hyperparameters[name] for name in point} == point
+
+
 @pytest.mark.parametrize("oracle", ["RandomSearchOracle", "OptunaOracle"])
 @pytest.mark.parametrize("tuner", [keras_tuner.Tuner, tuning.OptimizerTuner])
 def test_so_it_is_in_stock_oracles_and_tuners(oracle, tuner, tmp_path):

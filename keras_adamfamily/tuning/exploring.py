@@ -9,9 +9,15 @@ not depend on who has met what.
 from __future__ import annotations
 
 import contextlib
+import itertools
+import math
+import warnings
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras_tuner
+
+from keras_adamfamily.tuning.hypermodel import OptimizerHyperModel
 
 MOST_BUILDS = 32  # models that are built to find out
 MOST_VALUES = 16  # of an integer that may count layers; one with more of them is a size
@@ -20,9 +26,10 @@ MOST_VALUES = 16  # of an integer that may count layers; one with more of them i
 def explore(hypermodel: keras_tuner.HyperModel, oracle: keras_tuner.Oracle) -> None:
     """Adds to the oracle's space what models at other values than the defaults ask for.
 
-    Each of what has been met together is moved through its values at the same time; what is met at
-    some of these is moved in turn, with those values kept. A model that cannot be built there is
-    passed over: a trial that gets there fails, and says why. An oracle is shown a hypermodel once.
+    What has been met together is moved through all combinations of its values, if these are few,
+    else through its values at the same time; what is met at some of these is moved in turn, with
+    those values kept. A model that cannot be built there is passed over: a trial that gets there
+    fails, and says why. An oracle is shown a hypermodel once.
     """
     shown = vars(oracle).get("_shown") is hypermodel
     if shown or not (oracle.allow_new_entries and oracle.tune_new_entries):
@@ -34,6 +41,7 @@ def explore(hypermodel: keras_tuner.HyperModel, oracle: keras_tuner.Oracle) -> N
         """What a model at these values asks for beside what is known."""
         hps, known = oracle.get_space(), {hp.name for hp in oracle.get_space().space}
         hps.values = {**hps.values, **values}
+        hps.ensure_active_values()
         with contextlib.suppress(Exception):
             hypermodel.build(hps)
         oracle.update_space(hps)
@@ -45,21 +53,38 @@ def explore(hypermodel: keras_tuner.HyperModel, oracle: keras_tuner.Oracle) -> N
     while waiting:
         given, together = waiting.pop(0)
         moved = {hp.name: values for hp in together if (values := _values(hp))}
-        for number in range(max(map(len, moved.values()), default=0)):
+        for place in _places([*moved.values()]):
             builds += 1
             if builds > MOST_BUILDS:
+                warnings.warn(
+                    f"`build_model(hp)` was built at {MOST_BUILDS} of its values before the search, "
+                    "which are not all. What it asks for at others alone keeps its default; ask for "
+                    "it in any case, so that it is searched",
+                    stacklevel=2,
+                )
                 return
-            there = {name: values[number % len(values)] for name, values in moved.items()}
-            if new := meet({**given, **there}):
-                waiting.append(({**given, **there}, new))
+            there = {**given, **dict(zip(moved, place, strict=True))}
+            if new := meet(there):
+                waiting.append((there, new))
 
 
 def _space_of(hypermodel: Any) -> list[Any]:
     """The hyperparameters of the optimizers, on which no model depends."""
     hps = keras_tuner.HyperParameters()
-    if hasattr(hypermodel, "space"):
+    if isinstance(hypermodel, OptimizerHyperModel):
         hypermodel.space.sample(hps)
     return hps.space
+
+
+def _places(values: Sequence[Sequence[Any]]) -> Iterable[tuple[Any, ...]]:
+    """All combinations, if they are few; else each value of each, and all of the last ones."""
+    if not values:
+        return []
+    if math.prod(map(len, values)) <= MOST_BUILDS:
+        return itertools.product(*values)
+    numbers = range(max(map(len, values)))
+    at_once = [tuple(own[number % len(own)] for own in values) for number in numbers]
+    return [tuple(own[-1] for own in values), *at_once]
 
 
 def _values(hp: Any) -> list[Any]:
@@ -73,5 +98,11 @@ def _values(hp: Any) -> list[Any]:
         return [hp.min_value, hp.max_value]
     if isinstance(hp, kinds.Int):
         values = range(hp.min_value, hp.max_value + 1, hp.step or 1)
+        if hp.sampling != "linear" and hp.step not in (None, 1):  # the step is a factor
+            values = list(itertools.takewhile(lambda n: n <= hp.max_value, _powers(hp)))
         return list(values) if len(values) <= MOST_VALUES else []
     return []
+
+
+def _powers(hp: Any) -> Iterable[int]:
+    return (hp.min_value * hp.step**power for power in itertools.count())

@@ -601,6 +601,8 @@ class OptunaOracle(keras_tuner.Oracle):
                 if not isinstance(kind, distributions.CategoricalDistribution):
                     value = min(max(value, kind.low), kind.high)
                 value = start.get(hp.name, value)
+            elif hp.name in start:
+                value = hp.value_to_prob(start[hp.name])
             params[name], kinds[name] = value, kind
             return value
 
@@ -741,16 +743,18 @@ def _holds(hp, value: Any) -> bool:
     kinds = keras_tuner.engine.hyperparameters
     if isinstance(hp, kinds.Fixed):
         return value == hp.value
-    if isinstance(hp, kinds.Boolean) or isinstance(value, bool):
-        return isinstance(hp, (kinds.Boolean, kinds.Choice)) and value in (False, True)
+    if isinstance(hp, kinds.Boolean):
+        return isinstance(value, bool)
     if isinstance(hp, kinds.Choice):
-        return value in hp.values
-    whole = isinstance(hp, kinds.Int)
-    if not isinstance(value, numbers.Integral if whole else numbers.Real):
+        return any(
+            value == own and isinstance(value, bool) == isinstance(own, bool) for own in hp.values
+        )
+    kind = numbers.Integral if isinstance(hp, kinds.Int) else numbers.Real
+    if not isinstance(value, kind) or isinstance(value, bool):
         return False
-    return hp.min_value <= value <= hp.max_value and (
-        not whole or (value - hp.min_value) % (hp.step or 1) == 0 or hp.sampling != "linear"
-    )
+    if not hp.min_value <= value <= hp.max_value:
+        return False
+    return not hp.step or math.isclose(hp.prob_to_value(hp.value_to_prob(value)), value)
 
 
 def _coordinate(hp, params: Mapping[str, Any]) -> float:

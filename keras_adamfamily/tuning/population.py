@@ -180,15 +180,16 @@ class Population:
                 "`hyperparameters` must be those that the population was made with: "
                 f"{', '.join(sorted(self._names))}. Received: {', '.join(sorted(values))}"
             )
-        self._initial = {
+        initial = {
             seed: self._initial.get(seed) or self._initial_state(seed)
             for seed in dict.fromkeys(seeds)
         }
+        self._check_hyperparameters(values)
+        self._initial = initial
         self._draws = {
             seed: _Orders(random, self._examples, self.shuffle)
-            for seed, (_, random) in self._initial.items()
+            for seed, (_, random) in initial.items()
         }
-        self._check_hyperparameters(values)
         self.seeds, self.hyperparameters, self._states = seeds, values, None
         self._stopping = Stopping(len(seeds), self.early_stopping, self._program.model)
 

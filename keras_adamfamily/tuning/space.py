@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_adamfamily import registry
 from keras_adamfamily.schedules import CosineWarmRestarts
@@ -249,7 +250,8 @@ class SearchSpace:
             values = {argument: limits[end] for argument, limits in self.ranges[name].items()}
             try:
                 optimizer = self.optimizer(name, values, batch_size=1, dataset_size=10**9, epochs=1)
-                optimizer.make_tunable(*{*self.traced(name).values()} - {"learning_rate"})
+                if keras.config.backend() == "jax":  # where trials share a program
+                    optimizer.make_tunable(*{*self.traced(name).values()} - {"learning_rate"})
             except (TypeError, ValueError) as error:
                 raise ValueError(
                     f"{name} does not accept a value of its search space: {error}"
@@ -257,7 +259,7 @@ class SearchSpace:
 
     def _checked_point(self, point: Mapping[str, Any]) -> dict[str, Any]:
         """A starting point whose optimizer and values are in this space."""
-        point = dict(point)
+        point = {k: v.item() if isinstance(v, np.generic) else v for k, v in point.items()}
         names = self.optimizers
         if "optimizer" in point:
             point["optimizer"] = registry.find(point["optimizer"]).name

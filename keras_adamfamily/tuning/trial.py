@@ -274,7 +274,9 @@ class Training:
         watch = _Stopwatch(limit)
         keras.utils.set_random_seed(asked.seed)
         model = hypermodel.build(asked.hp())
-        dataclasses.replace(self, epochs=2).fit(hypermodel, asked.hp(), model, watch)
+        # Without the user's callbacks, which may write files.
+        probe = dataclasses.replace(self, epochs=2, callbacks=())
+        probe.fit(hypermodel, asked.hp(), model, watch)
         batch_size = self.train.batch_size
         if isinstance(hypermodel, OptimizerHyperModel):
             batch_size = hypermodel.space.batch_size(asked.hyperparameters, batch_size)
@@ -304,14 +306,18 @@ class _Stopwatch(keras.callbacks.Callback):
     def __init__(self, limit: float):
         super().__init__()
         self.limit, self.steps, self.evaluations = limit, [], []
-        self.last = time.perf_counter()
+        self.last, self.batches = time.perf_counter(), 0
 
     def _lap(self) -> float:
         self.last, before = time.perf_counter(), self.last
         return self.last - before
 
+    def on_epoch_begin(self, epoch, logs=None):
+        self.batches = 0
+
     def on_train_batch_end(self, batch, logs=None):
-        self.steps.append(self._lap())
+        count, self.batches = batch + 1 - self.batches, batch + 1  # of `steps_per_execution`
+        self.steps += [self._lap() / count] * count
         self.model.stop_training = sum(self.steps[1:]) > self.limit
 
     def on_test_begin(self, logs=None):
