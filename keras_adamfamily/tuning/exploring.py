@@ -57,9 +57,9 @@ def explore(hypermodel: keras_tuner.HyperModel, oracle: keras_tuner.Oracle) -> N
             builds += 1
             if builds > MOST_BUILDS:
                 warnings.warn(
-                    f"`build_model(hp)` was built at {MOST_BUILDS} of its values before the search, "
-                    "which are not all. What it asks for at others alone keeps its default; ask for "
-                    "it in any case, so that it is searched",
+                    f"`build_model(hp)` was built at {MOST_BUILDS} of its values before the search,"
+                    " not all. What it asks for at others alone keeps its default: ask for it in "
+                    "any case, so that it is searched",
                     stacklevel=2,
                 )
                 return
