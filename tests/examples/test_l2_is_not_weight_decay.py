@@ -26,7 +26,7 @@ def test_only_the_papers_form_is_decoupled_where_weights_are_scale_invariant(res
         assert all(maps[other]["slope"] < -0.6 for other in others)
 
 
-@pytest.mark.parametrize("rule, others", [("SGDW", 1.8), ("AdamW", 4.0)])
+@pytest.mark.parametrize("rule, others", [("SGDW", 1.9), ("AdamW", 4.0)])
 def test_one_decay_of_the_papers_form_serves_every_good_rate(results, rule, others):
     """It is within a fifth of the best there; in Keras's form none is within `others` of the best.
 
