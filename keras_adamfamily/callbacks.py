@@ -107,7 +107,7 @@ class SnapshotEnsemble(keras.callbacks.Callback):
         model, activation = self.model, keras.activations.get(activation)
         if model is None:
             raise ValueError("Call `set_model(model)` first: no training has named the model.")
-        before = [ops.copy(ops.convert_to_tensor(v)) for v in model.variables]
+        before = [*map(_copy, model.variables)]
 
         def prediction(snapshot):
             self._load(model, snapshot)
@@ -121,8 +121,7 @@ class SnapshotEnsemble(keras.callbacks.Callback):
             chosen = list(self.snapshots.values())[-(last or 0) :]
             predictions = [prediction(snapshot) for snapshot in chosen]
         finally:
-            for variable, value in zip(model.variables, before, strict=True):
-                variable.assign(value)
+            _assign(model.variables, before)
         return keras.tree.map_structure(lambda *ys: np.mean(ys, axis=0), *predictions)
 
     def on_train_begin(self, logs=None):
@@ -274,29 +273,28 @@ class EvaluateEMAWeights(keras.callbacks.Callback):
         if self._replaced is None and all(
             one.built and _count(one.iterations) for one in averaging
         ):
-            self._replaced = model, model.optimizer, _weights(model)
+            self._replaced = model, model.optimizer, [*map(_copy, model.trainable_variables)]
             _put_averages(model)
 
     def _leave(self) -> None:
         if self._replaced is not None:
             model, _, weights = self._replaced
-            for variable, value in zip(model.trainable_variables, weights, strict=True):
-                variable.assign(value)
+            _assign(model.trainable_variables, weights)
             self._replaced = None
 
     def _check_replaced(self) -> None:
         """Forgets weights that an interrupted evaluation left, if the averages are gone by now."""
         if self._replaced is None:
             return
-        model, current = self.model, _weights(self.model)
+        model, variables = self.model, self.model.trainable_variables
+        current = [*map(_copy, variables)]
         optimizer, (its_model, its_optimizer, weights) = model.optimizer, self._replaced
         same = model is its_model and optimizer is its_optimizer and len(current) == len(weights)
         if same:
             _put_averages(model)
-            pairs = zip(current, _weights(model), strict=True)
+            pairs = zip(current, map(_copy, variables), strict=True)
             same = all(bool(ops.all(one == other)) for one, other in pairs)
-            for variable, value in zip(model.trainable_variables, current, strict=True):
-                variable.assign(value)
+            _assign(variables, current)
         if not same:
             self._replaced = None
 
@@ -313,16 +311,22 @@ def _averaging(model) -> list[keras.optimizers.Optimizer]:
     return [one for one in several if getattr(one, "use_ema", False)]
 
 
-def _weights(model) -> list:
-    """Copies of the values of what is trained."""
-    return [ops.copy(ops.convert_to_tensor(variable)) for variable in model.trainable_variables]
+def _copy(variable):
+    """A copy of the value, which shares no memory with it."""
+    return ops.copy(ops.convert_to_tensor(variable))
+
+
+def _assign(variables, values) -> None:
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
 
 
 def _put_averages(model) -> None:
     variables = model.trainable_variables
     without_loss_scaling(model.optimizer).finalize_variable_values(variables)
-    for variable in variables:  # on JAX, Keras's own share a buffer with their averages
-        variable.assign(ops.copy(ops.convert_to_tensor(variable)))
+    _assign(
+        variables, map(_copy, variables)
+    )  # on JAX, Keras's own share a buffer with their averages
 
 
 @contextlib.contextmanager

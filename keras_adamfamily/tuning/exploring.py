@@ -31,15 +31,17 @@ def explore(hypermodel: keras_tuner.HyperModel, oracle: keras_tuner.Oracle) -> N
     those values kept. A model that cannot be built there is passed over: a trial that gets there
     fails, and says why. An oracle is shown a hypermodel once.
     """
+    asks = getattr(hypermodel, "takes_hyperparameters", True)
     shown = vars(oracle).get("_shown") is hypermodel
-    if shown or not (oracle.allow_new_entries and oracle.tune_new_entries):
+    if not asks or shown or not (oracle.allow_new_entries and oracle.tune_new_entries):
         return
     oracle._shown = hypermodel
     own = {hp.name for hp in _space_of(hypermodel)}
 
     def meet(values):
         """What a model at these values asks for beside what is known."""
-        hps, known = oracle.get_space(), {hp.name for hp in oracle.get_space().space}
+        hps = oracle.get_space()
+        known = {hp.name for hp in hps.space}
         hps.values = {**hps.values, **values}
         hps.ensure_active_values()
         with contextlib.suppress(Exception):
@@ -99,10 +101,8 @@ def _values(hp: Any) -> list[Any]:
     if isinstance(hp, kinds.Int):
         values = range(hp.min_value, hp.max_value + 1, hp.step or 1)
         if hp.sampling != "linear" and hp.step not in (None, 1):  # the step is a factor
-            values = list(itertools.takewhile(lambda n: n <= hp.max_value, _powers(hp)))
+            factors = (hp.step**power for power in itertools.count())
+            values = (hp.min_value * factor for factor in factors)
+            values = list(itertools.takewhile(lambda value: value <= hp.max_value, values))
         return list(values) if len(values) <= MOST_VALUES else []
     return []
-
-
-def _powers(hp: Any) -> Iterable[int]:
-    return (hp.min_value * hp.step**power for power in itertools.count())

@@ -66,7 +66,8 @@ class Progress:
         """Counts a trial, and shows it if it was run now."""
         self.done += 1
         self.new += is_new
-        self.total = self.asked + self._former()
+        if is_new:  # the others were there at the start
+            self.total = self.asked + self._former()
         if trial.role == SEARCH:
             self.counts[trial.optimizer] += 1
             if trial.status == OK:

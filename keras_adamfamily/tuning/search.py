@@ -371,8 +371,7 @@ class _Request:
             backend=keras.config.backend(),
         )
 
-        if self.hypermodel.takes_hyperparameters:
-            explore(self.hypermodel, self.oracle)
+        explore(self.hypermodel, self.oracle)
         self.oracle.check_starting_points()
 
     def tuner(self, strategy: str, **project: Any) -> OptimizerTuner:

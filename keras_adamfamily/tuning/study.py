@@ -240,7 +240,8 @@ class Study:
 
     def verdict(self) -> str:
         """In plain words: which optimizer won, or that the runs do not tell."""
-        return self.unfinished() or verdict(self.leaderboard())
+        rows = self.leaderboard()
+        return unfinished(rows, self.settings.finalist_seeds) or verdict(rows)
 
     def unfinished(self) -> str | None:
         """In plain words what is missing, if only a part of the runs on fresh seeds is there."""

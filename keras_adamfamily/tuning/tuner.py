@@ -118,8 +118,7 @@ class OptimizerTuner(keras_tuner.Tuner):
 
     def _populate_initial_space(self) -> None:
         super()._populate_initial_space()
-        if getattr(self.hypermodel, "takes_hyperparameters", True):
-            explore(self.hypermodel, self.oracle)
+        explore(self.hypermodel, self.oracle)
 
     def search(self, *fit_args: Any, **fit_kwargs: Any) -> None:
         """Trains the trials that the oracle asks for; KerasTuner's chief hands them to its workers.
