@@ -37,6 +37,15 @@ def broken_data():
 def no_pair():
     return 1
 
+from keras_adamfamily.tuning.tasks import digits_data, digits_mlp
+
+def load_half():
+    (x, y), validation = digits_data()
+    return (x[:718], y[:718]), validation
+
+def like_digits():
+    return digits_mlp()
+
 number = 3
 """
 
@@ -332,16 +341,39 @@ def test_regret_settings_and_json(folder, monkeypatch, capsys):
     assert draws[0] == draws[1] != draws[2]
 
 
-@pytest.mark.parametrize("path", ["sub/dir", "x.xyz", "there"])
-def test_regret_refuses_a_picture_before_a_round_is_played(path, folder, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("sub/dir", "must end in .png, .svg or .pdf. Received: 'sub/dir'"),
+        ("x.xyz", "must end in .png, .svg or .pdf. Received: 'x.xyz'"),
+        ("there", "must end in .png, .svg or .pdf. Received: 'there'"),
+        ("folder.png", "'folder.png' is a folder, where the picture's file would be"),
+        ("tiny.py/sub/a.png", "'tiny.py' is a file, where its folder would be"),
+    ],
+)
+def test_regret_refuses_a_picture_before_a_round_is_played(
+    path, message, folder, monkeypatch, capsys
+):
     """Without an ending matplotlib would write to another path than the one that is printed."""
     monkeypatch.setattr(regret.Problem, "play", lambda *args: pytest.fail("has played"))
     (folder / "there").mkdir()
+    (folder / "folder.png").mkdir()
     before = sorted(folder.rglob("*"))
     code, out, err = run(monkeypatch, capsys, "regret", "--out", path)
     assert (code, out) == (2, "")
-    assert f"must end in .png, .svg or .pdf. Received: '{path}'" in err.replace(os.sep, "/")
+    assert message in err.replace(os.sep, "/")
     assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.skipif(
+    sys.platform == "win32" or os.geteuid() == 0, reason="the superuser may write anywhere"
+)
+def test_regret_refuses_a_folder_that_it_cannot_write_to(folder, monkeypatch, capsys):
+    monkeypatch.setattr(regret.Problem, "play", lambda *args: pytest.fail("has played"))
+    (folder / "locked").mkdir(mode=0o500)
+    code, out, err = run(monkeypatch, capsys, "regret", "--out", "locked/a.png")
+    assert (code, out) == (2, "")
+    assert "'locked/a.png' cannot be written: choose another place" in err.replace(os.sep, "/")
 
 
 USER = ["tune", "tiny:build_model", "--data", "tiny:load_data"]
@@ -385,7 +417,7 @@ USER = ["tune", "tiny:build_model", "--data", "tiny:load_data"]
         (["regret", "--seed", "-1", "--problem", "stochastic"], 2, "`seed` must be an integer"),
         (["regret", "--schedule", "cosine"], 2, "`schedule` must be one of 'inverse-sqrt'"),
         (["regret", "--beta-2", "1"], 2, "`beta_2` must be a float between [0, 1)"),
-        (["regret", "--rounds", "9", "--out", "tiny.py/a.png"], 2, "tiny.py: File exists"),
+        (["regret", "--rounds", "9", "--out", "tiny.py/a.png"], 2, "'tiny.py' is a file, where"),
         (["tune", "tiny:broken_model", *USER[2:]], 1, "ValueError: a layer is"),
         ([*USER[:3], "tiny:broken_data"], 1, "OSError: the disk is gone"),
         ([*USER[:3], "tiny:no_pair"], 1, "load_data must return (x_train, y_train)"),
@@ -522,13 +554,33 @@ def test_resume_of_a_model_that_was_an_object_asks_for_a_function():
         _subject_of(name, None, "tiny:load_data", {})
 
 
-@pytest.mark.parametrize("option", ["--data", "--model"])
-def test_resume_of_a_built_in_task_takes_no_other_subject(option, folder, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--data", "tiny:load_half"], "its dataset_size is 1437, now it is 718"),
+        (["--model", "tiny:like_digits"], "its build_model is 'keras_adamfamily.tuning.tasks"),
+    ],
+)
+def test_resume_of_a_built_in_task_does_not_take_up_another_subject(
+    option, message, folder, monkeypatch, capsys
+):
     arguments = ["--optimizers", "adamw", "--trials", "1", "--epochs", "1", "--seeds", "0"]
     assert run(monkeypatch, capsys, "tune", *arguments, "--out", "study")[0] == 0
-    code, _, err = run(monkeypatch, capsys, "resume", "study", option, "tiny:load_data")
+    code, _, err = run(monkeypatch, capsys, "resume", "study", *option)
     assert code == 2
-    assert "the study is of the built-in task digits: leave out --data and --model" in err
+    assert re.search(message, err)
+
+
+def test_a_study_of_a_tasks_model_with_other_data_goes_on(folder, monkeypatch, capsys):
+    arguments = ["--optimizers", "adamw", "--trials", "1", "--epochs", "1", "--seeds", "0"]
+    arguments += ["keras_adamfamily.tuning.tasks:digits_mlp", "--data", "tiny:load_half"]
+    assert run(monkeypatch, capsys, "tune", *arguments, "--out", "study")[0] == 0
+    code, _, err = run(monkeypatch, capsys, "resume", "study", "--trials", "2")
+    assert code == 2 and "holds a study with other settings" in err
+    resume = ["resume", "study", "--trials", "2", "--data", "tiny:load_half", "--json"]
+    code, out, _ = run(monkeypatch, capsys, *resume)
+    assert code == 0
+    assert json.loads(out)["leaderboard"][0]["trials"] == 2
 
 
 @pytest.mark.parametrize(

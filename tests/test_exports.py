@@ -38,6 +38,8 @@ def test_a_study_is_not_written_over(to, study, tmp_path):
     for path in (*own, tmp_path / "linked.json"):
         with pytest.raises(ValueError, match="the study itself lies there"):
             exports.EXPORTS[to][1](written, path)
+        with pytest.raises(ValueError, match="the study itself lies there"):
+            written.report(path)
     written.close()
     assert {*tmp_path.rglob("*")} <= {*before}
     assert (folder / "study.json").read_text() == text

@@ -516,6 +516,14 @@ class TestMistakes:
             ),
             ({"costs": lambda x, t: ops.stack([x, x])}, "must be a finite scalar. Received: array"),
             ({"costs": lambda x, t: x * np.inf}, "must be a finite scalar"),
+            (
+                {"costs": lambda x, t: ops.where(t < 7, x, np.nan)},
+                "must be finite wherever it is played.*Received: nan for x=-0.6.*, t=7",
+            ),
+            (  # whose slope is infinity less infinity, so that there is no second point
+                {"costs": lambda x, t: x + ops.sqrt(x - x)},
+                "must be finite wherever it is played.*for x=nan, t=2",
+            ),
             ({"costs": lambda x, t: x[0], "start": [0.0, 0.0]}, "`comparator` must be given"),
         ],
     )

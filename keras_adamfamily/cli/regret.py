@@ -80,6 +80,8 @@ def regret(
     players = [chosen.optimizer(name, **options) for name in names]
     if not players:
         raise Usage("--optimizers must name at least one; see `adamfamily list`")
+    if out is None and not as_json:
+        out = Path("runs") / "regret" / f"{problem}.png"
     if out is not None:
         picture.check_path(out)
     if rounds is None:
@@ -95,7 +97,6 @@ def regret(
     else:
         console.print(title, highlight=False)
         console.print(_regret_table(results))
-        out = out or Path("runs") / "regret" / f"{problem}.png"
     if out is not None:
         picture.save(picture.draw(results, title), out)
     if not as_json:

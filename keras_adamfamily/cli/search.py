@@ -326,13 +326,10 @@ def _subject_of(
     name: str, model: str | None, data: str | None, tasks: dict[str, Any]
 ) -> tuple[Callable, Callable]:
     """The functions of a study whose `build_model` has this module and name."""
-    for label, task in tasks.items():
+    for task in tasks.values():
         if name == f"{task.build_model.__module__}.{task.build_model.__qualname__}":
-            if model is not None or data is not None:
-                raise Usage(
-                    f"the study is of the built-in task {label}: leave out --data and --model"
-                )
-            return task.build_model, task.load_data
+            build_model = imported(model) if model else task.build_model
+            return build_model, imported(data) if data else task.load_data
     if data is None:
         raise Usage("the data have to be named again: --data MODULE:load_data")
     module, _, function = name.rpartition(".")

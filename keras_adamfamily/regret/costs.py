@@ -172,8 +172,8 @@ class Convex:
         comparator: A point of the box to measure the regret against, or `None`.
 
     Raises:
-        ValueError: If `cost` is not callable or `comparator` not finite; when it is played, if the
-            cost of the first round is not a finite scalar.
+        ValueError: If `cost` is not callable or `comparator` not finite; when it is played, if a
+            cost is not a finite scalar.
 
     Example:
 
@@ -219,7 +219,15 @@ class Convex:
 
     def paid(self, points: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """The cost of each round's point."""
-        return np.asarray(self._paid(points, rows), "float64")
+        paid = np.asarray(self._paid(points, rows), "float64")
+        lost = np.flatnonzero(~np.isfinite(paid))
+        if len(lost):
+            first = lost[0]
+            raise ValueError(
+                "`cost(x, t)` must be finite wherever it is played, and its gradient too. "
+                f"Received: {paid[first]} for x={points[first].tolist()}, t={rows[first]}"
+            )
+        return paid
 
     def hindsight(self, box, dtype) -> ConvexHindsight:
         return ConvexHindsight(self, box, dtype)

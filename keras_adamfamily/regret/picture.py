@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,9 +46,15 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def check_path(path: Path, *more: str) -> None:
-    """Raises a `ValueError` unless a picture's path ends in what matplotlib writes, or in `more`.
+    """Makes sure, before the work for a picture is done, that it can be written.
 
-    Without an ending matplotlib would write to another path.
+    Args:
+        path: Where to. Without an ending matplotlib would write to another path.
+        *more: Endings beside those that matplotlib knows.
+
+    Raises:
+        ValueError: If the path does not end in one of these.
+        OSError: If a folder is in its place or a file in its folder's, or nothing can be written.
     """
     known = [f".{ending}" for ending in FigureCanvasBase.get_supported_filetypes()]
     if path.suffix.lower() not in (*known, *more):
@@ -56,3 +63,9 @@ def check_path(path: Path, *more: str) -> None:
             f"the picture's path must end in {', '.join(endings)} or {last}. "
             f"Received: {str(path)!r}"
         )
+    there = next(place for place in (path, *path.parents) if place.exists())
+    if there.is_dir() == (there == path):
+        what = "folder, where the picture's file" if there == path else "file, where its folder"
+        raise OSError(f"{str(there)!r} is a {what} would be: choose another place")
+    if not os.access(there, os.W_OK):
+        raise PermissionError(f"{str(path)!r} cannot be written: choose another place")

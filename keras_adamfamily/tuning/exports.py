@@ -27,7 +27,7 @@ from keras_adamfamily.tuning.trial import OK, PRUNED, SEARCH, TrialResult
 
 def to_csv(study: Study, path: Path) -> None:
     """One line per trial; the curves are left out."""
-    _make_way(study, path)
+    study.make_way(path)
     names = list(dict.fromkeys(name for t in study.trials for name in t.short_hyperparameters))
     left_out = ("hyperparameters", "curves", "facts")
     fields = [f.name for f in dataclasses.fields(TrialResult) if f.name not in left_out]
@@ -43,7 +43,7 @@ def to_csv(study: Study, path: Path) -> None:
 
 def to_json(study: Study, path: Path) -> None:
     """All there is: settings, environments, what follows from the trials, and the trials."""
-    _make_way(study, path)
+    study.make_way(path)
     content = {
         "settings": dataclasses.asdict(study.settings),
         "environments": study.environments,
@@ -87,7 +87,7 @@ def to_tensorboard(study: Study, path: Path) -> None:
     from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2, summary_v2
     from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-    _make_way(study, path)
+    study.make_way(path)
     _refuse_existing(path)
     ends = {OK: api_pb2.STATUS_SUCCESS, PRUNED: api_pb2.STATUS_SUCCESS}
     for trial in study.trials:
@@ -128,7 +128,7 @@ def to_optuna(study: Study, path: Path) -> None:
         FileExistsError: If the file is there already.
         OSError: If it cannot be made.
     """
-    _make_way(study, path)
+    study.make_way(path)
     _refuse_existing(path)
     path.touch()  # SQLite does not say why it cannot
     storage = optuna.storages.RDBStorage(sqlite_url(path))
@@ -227,15 +227,6 @@ def _distributions(
         kind = IntDistribution if is_whole else FloatDistribution
         found[name] = kind(low, high, log=bool(searched))
     return found
-
-
-def _make_way(study: Study, path: Path) -> None:
-    """The folder for an export, which is not to be written over the study itself."""
-    if study.lies_at(path):
-        raise ValueError(
-            f"{str(path)!r} cannot be written: the study itself lies there. Choose another place"
-        )
-    path.parent.mkdir(parents=True, exist_ok=True)
 
 
 def _refuse_existing(path: Path) -> None:

@@ -21,6 +21,7 @@ def save(study: Study, optimizers: Sequence[str], path: Path) -> None:
     Raises:
         ValueError: If the learning rate or the weight decay was not searched, or the path has no
             suffix, or one that is not known.
+        OSError: If the path cannot be written.
     """
     check_path(path, ".html")
     for argument in ("learning_rate", "weight_decay"):

@@ -217,9 +217,21 @@ class Study:
         """Lets go of the database and of the trials that this process has begun and not ended."""
         self.storage.close()
 
-    def lies_at(self, path: str | os.PathLike) -> bool:
+    def make_way(self, path: Path) -> None:
+        """Makes the folder of a file that something of the study is to be written to.
+
+        Raises:
+            ValueError: If the study itself lies there.
+        """
+        if self._lies_at(path):
+            raise ValueError(
+                f"{str(path)!r} cannot be written: the study itself lies there. Choose another "
+                "place"
+            )
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def _lies_at(self, path: Path) -> bool:
         """Whether a file, there or not, is one that the study is read from, by whatever name."""
-        path = Path(path)
         if path.resolve().is_relative_to((self.directory / "weights").resolve()):
             return True
         return any(
@@ -365,10 +377,14 @@ class Study:
 
         Returns:
             The path written.
+
+        Raises:
+            ValueError: If the study itself lies there.
         """
         from keras_adamfamily.tuning.report import render
 
         path = self.directory / "report.html" if path is None else Path(path)
+        self.make_way(path)
         _write(path, render(self))
         return path
 
