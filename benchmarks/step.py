@@ -32,6 +32,7 @@ AROUND = {
     "clipnorm": {"clipnorm": 1.0},
     "globalclip": {"global_clipnorm": 1.0},
     "bfloat16": {"state_dtype": "bfloat16"},
+    "float8": {"state_dtype": "mixed_float8"},
     "accumulate4": {"gradient_accumulation_steps": 4},
 }
 #: Label: our class, and Keras's common arguments around it.
@@ -58,7 +59,7 @@ def streams(case):
     optimizer.build([keras.Variable(np.ones((8, 8)), name="kernel")])
     slots = sum(tuple(variable.shape) == (8, 8) for variable in optimizer.variables)
     if "state_dtype" in around:
-        slots //= 2
+        slots //= 2  # in a byte a little less
     reads, writes = 2 + slots, 1 + slots
     if "use_ema" in around:
         reads, writes = reads + 1, writes + 1

@@ -94,7 +94,7 @@ def in_turn(first, scalar, *tensors):
         return first, scalar, *tensors
     scalar = ops.convert_to_tensor(scalar, None if hasattr(scalar, "dtype") else first.dtype)
     first, scalar, *tensors = barrier([first, scalar, *tensors])
-    part = first[(slice(0, 1),) * len(first.shape)]
+    part = cast(first[(slice(0, 1),) * len(first.shape)], "float32")
     never = ops.any(ops.isnan(part) & (part == part))
     return first, ops.where(never, ops.zeros_like(scalar), scalar), *tensors
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import numbers
 import random
 import re
@@ -29,7 +30,15 @@ from keras_adamfamily.hyperparameters import (
     Setting,
     check_not_built,
 )
-from keras_adamfamily.numerics import as_float, clipping_factors, hashed, lerp, round_to_bfloat16
+from keras_adamfamily.numerics import (
+    as_float,
+    clipping_factors,
+    hashed,
+    lerp,
+    round_to_bfloat16,
+    to_float8,
+    widened,
+)
 from keras_adamfamily.schedules import TunablePeak, peak_of, rate_at
 from keras_adamfamily.validation import (
     NON_NEGATIVE,
@@ -157,7 +166,9 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
             memory, 4 bytes instead of 8 for Adam, beside weights of any type but float64. The
             arithmetic stays in float32; what it gives is rounded up or down at random, so that
             small changes count on average. Sums, averages, scalars and what is smaller than its
-            variable stay as they are.
+            variable stay as they are. `"mixed_float8"` does the same, and holds averages of squared
+            gradients in a byte, 3 bytes in all for Adam: four numbers to each power of 2 from
+            2^-48 to 2^15, which is for gradients up to about 200.
         name: Name of the optimizer.
 
     Raises:
@@ -165,9 +176,11 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
             argument, the range and the value.
     """
 
-    state_dtype = Option("float32", "bfloat16")
+    state_dtype = Option("float32", "bfloat16", "mixed_float8")
     #: State per parameter: name to initial value. A property when it depends on the options.
     slots: dict[str, float] = {}
+    #: Those that average or add squares, of which a root is taken: coarse ones will do.
+    squares: tuple[str, ...] = ()
     #: Model-wide state, one scalar each: name to initial value.
     scalar_slots: dict[str, float] = {}
     #: What `update` returns beside new state: sums over a variable, added over the whole model.
@@ -327,7 +340,7 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
             if not self.is_tunable(name)
         }
         self._set_traits(variables)
-        if self.state_dtype == "bfloat16":
+        if self.state_dtype != "float32":
             self._seed = self._add_scalar("seed", random.randint(1, 10**9), "int32")
         self._scalar_state = {
             name: self._add_scalar(name, value, widest) for name, value in self.scalar_slots.items()
@@ -363,8 +376,10 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         return self._add_like(reference_variable, reference_variable.shape, name, initializer)
 
     def _add_slot(self, variable, name, value):
-        shape = self.slot_shape(name, variable)
-        return self._add_like(variable, shape, name, _constant(value), self.state_dtype)
+        shape, dtype = self.slot_shape(name, variable), self.state_dtype
+        if dtype == "mixed_float8":
+            dtype = "uint8" if name in self.squares else "bfloat16"
+        return self._add_like(variable, shape, name, _constant(value), dtype)
 
     def _add_like(self, variable, shape, name, initializer, dtype="float32"):
         """State beside `variable`, in float32 at least, sharded like it if of the same shape."""
@@ -526,7 +541,7 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         c.t = backends.cast(self.iterations, dtype) + 1.0
         c.lr = backends.cast(learning_rate, dtype)
         c.salt = None
-        if self.state_dtype == "bfloat16" and dtype == "float32":
+        if self.state_dtype != "float32" and dtype == "float32":
             steps = backends.cast(self.iterations, "int32")
             c.salt = hashed(backends.cast(self._seed, "int32") + hashed(steps))
         c.batches = self.gradient_accumulation_steps or 1
@@ -570,7 +585,7 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
     def _inputs(self, index, c, g, w, *slots) -> tuple:
         """What the rule is handed for one variable, and its decay."""
         state = {
-            name: backends.cast(slot, c.dtype)
+            name: backends.cast(widened(slot), c.dtype)
             for name, slot in zip(self._states[index], slots, strict=True)
         }
         s = SimpleNamespace(**state, **self._traits[index])
@@ -613,7 +628,7 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         return new, state
 
     def _rounded(self, state, new, g, s, c, in_turn) -> dict:
-        """New state as bfloat16 holds it, if of the variable's shape; one after the other."""
+        """New state as its slots hold it, if of the variable's shape; one after the other."""
         key, salt = backends.densify(g) if backends.is_sparse(g) else g, c.salt
         if not backends.is_sparse(new):
             new, salt, key = in_turn(new, salt, key)
@@ -626,8 +641,12 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
             if isinstance(value, Added):
                 value = getattr(s, name) + backends.densify(value.increment)
             if value.shape and name in self.slots and tuple(value.shape) == tuple(key.shape):
-                value = round_to_bfloat16(value, key, salt + list(self.slots).index(name))
-                value, salt = in_turn(ops.cast(value, "bfloat16"), salt)
+                own_salt = salt + list(self.slots).index(name)
+                if self.state_dtype == "mixed_float8" and name in self.squares:
+                    value = to_float8(value, key, own_salt)
+                else:
+                    value = ops.cast(round_to_bfloat16(value, key, own_salt), "bfloat16")
+                value, salt = in_turn(value, salt)
             rounded[name] = value
         return rounded
 
@@ -931,7 +950,7 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
             super().save_own_variables(store)
 
     def load_own_variables(self, store) -> None:
-        """Restores the state; one of another number or other shapes of variables is refused."""
+        """Restores the state; one of other variables, or in another code, is refused."""
         if not len(store.keys()):  # saved before training began
             return
         saved = [tuple(np.shape(store[str(i)])) for i in range(len(store.keys()))]
@@ -949,6 +968,13 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
                 "Build the optimizer with the arguments and the model that it was saved with. "
                 "To load the weights of a model alone, compile it afterwards."
             )
+        for i, variable in enumerate(self.variables if self.built else ()):
+            if (variable.dtype == "uint8") != (store[str(i)].dtype == "uint8"):
+                raise ValueError(
+                    f"The saved state does not fit {type(self).__name__} {self.name!r}: of "
+                    f"{variable.path} {variable.dtype} is expected, {store[str(i)].dtype} saved. "
+                    "Build the optimizer with the `state_dtype` that it was saved with."
+                )
         super().load_own_variables(store)
 
 
@@ -969,7 +995,14 @@ def _path(variable) -> str:
 
 def _constant(value):
     """An initializer that does not round to `floatx`, as `initializers.Constant` does."""
-    return lambda shape, dtype: ops.full(shape, value, dtype)
+
+    def initializer(shape, dtype):
+        if dtype != "uint8":
+            return ops.full(shape, value, dtype)
+        keys = ops.reshape(ops.arange(math.prod(shape), dtype="float32"), shape)
+        return to_float8(ops.full(shape, value, "float32"), keys, 0)
+
+    return initializer
 
 
 def _compute_dtype(variable) -> str:

@@ -228,7 +228,8 @@ class Kernels:
     def _update(self, tensors, factor, names, traits, c, fraction) -> list:
         """The rule on one piece, in place, by the gradient times a factor; returns its sums."""
         g, weights, *slots = tensors
-        state = {name: slot.to(g.dtype) for name, slot in zip(names, slots, strict=True)}
+        wide = (numerics.widened(slot).to(g.dtype) for slot in slots)
+        state = dict(zip(names, wide, strict=True))
         s = types.SimpleNamespace(**traits, **state)
         update = self.optimizer._decayed_update
         new, state = update(g, weights.to(g.dtype), s, c, fraction, factor)

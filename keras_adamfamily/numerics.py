@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import keras
 from keras import ops
 
 from keras_adamfamily import backends
@@ -74,15 +75,48 @@ def hashed(x):
 
 
 def round_to_bfloat16(x, key, salt):
-    """Float32 rounded to a neighbour that bfloat16 holds, up or down at random: right on average.
+    """Float32 rounded at random to a neighbour that bfloat16 holds; see `_rounded`."""
+    return backends.view(_rounded(x, key, salt, 16), "float32")
 
-    The chance is the distance, so that the expectation is `x`. The bits come from a hash of `x`,
-    the float32 `key` of each element, and the int32 `salt` of the step: they don't depend on how
-    variables are joined, cut or placed, and need no memory.
+
+#: Of a float32's bits those of a float with 6 bits of exponent and 2 of mantissa, and the number
+#: that is then taken off, so that 2^-48 is 1.
+_DROPPED, _LEAST = 21, ((127 - 48) << 2) - 1
+
+
+def to_float8(x, key, salt):
+    """Float32 >= 0 rounded at random to an unsigned byte, a float of its own; see `_rounded`.
+
+    0, and then four numbers to each power of 2 from 2^-48 to 1.25 * 2^15. Between 0 and 2^-48 it is
+    2^-48, so that no small number seems to be none; above the largest number it is that. What is
+    not finite comes back as infinity.
+    """
+    bits = ops.bitwise_right_shift(_rounded(x, key, salt, _DROPPED), _DROPPED)
+    code = ops.where(x < math.inf, ops.clip(bits - _LEAST, 1, 254), 255)
+    return ops.cast(ops.where(x == 0.0, 0, code), "uint8")
+
+
+def widened(slot):
+    """The float32 that `to_float8` made a byte of; state of another type as it is."""
+    if keras.backend.standardize_dtype(slot.dtype) != "uint8":
+        return slot
+    code = ops.cast(slot, "int32")
+    x = backends.view(ops.bitwise_left_shift(code + _LEAST, _DROPPED), "float32")
+    return ops.where(code == 0, 0.0, ops.where(code == 255, math.inf, x))
+
+
+def _rounded(x, key, salt, dropped: int):
+    """Float32's bits, the last of them 0, rounded up or down at random: right on average.
+
+    The chance is the distance, so that the expectation is `x`. The random bits come from a hash of
+    `x`, the float32 `key` of each element, and the int32 `salt` of the step: they don't depend on
+    how variables are joined, cut or placed, and need no memory.
     """
     x, key = backends.view(x, "int32"), backends.view(key, "int32")
     noise = hashed((x ^ salt) + key * 0x3C6EF373) & 0xFFFF
-    return backends.view((x + noise) & -0x10000, "float32")
+    if dropped > 16:  # 16 random bits, and half of their last
+        noise = noise * (1 << (dropped - 16)) + (1 << (dropped - 17))
+    return (x + noise) & -(1 << dropped)
 
 
 def _upper(x):

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(BACKEND == "torch", reason="XLA")
 
 SHAPE = (256, 512)
 #: Rules that need what is rounded later for something else too.
-KEEP_ONE = (("ADOPT", "bfloat16"), ("SWATS", "bfloat16"))
+KEEP_ONE = ("ADOPT", "SWATS")
 ACCUMULATED = ("SGDW", "RMSprop", "AdamW", "AMSGrad", "ADOPT")
 
 
@@ -43,15 +43,18 @@ def optimized_program(optimizer):
 
 
 @pytest.mark.parametrize("name", kaf.names())
-@pytest.mark.parametrize("state_dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("state_dtype", ["float32", "bfloat16", "mixed_float8"])
 def test_nothing_is_copied(name, state_dtype):
-    if (name, state_dtype) == ("NDAdam", "bfloat16"):
+    if name == "NDAdam" and state_dtype != "float32":
         pytest.skip("keeps an array of one variable, and copies it on TensorFlow")
-    if (name, state_dtype, BACKEND) == ("SWATS", "bfloat16", "tensorflow"):
+    if (name, state_dtype) == ("Adadelta", "mixed_float8"):
+        pytest.skip("keeps both states of one variable as float32")
+    if (name, BACKEND) == ("SWATS", "tensorflow") and state_dtype != "float32":
         pytest.skip("copies an array of one variable")
     text, kept, _ = optimized_program(kaf.get(name).__class__(state_dtype=state_dtype))
-    assert not re.findall(r"\[256,512\]\S* copy\(", text)
-    assert kept < 4 * np.prod(SHAPE) or (name, state_dtype) in KEEP_ONE
+    copied = r"(?<!u8)\[256,512\]\S* copy\("  # ADOPT's bytes are, in one loop
+    assert not re.findall(copied, text)
+    assert kept < 4 * np.prod(SHAPE) or (name in KEEP_ONE and state_dtype != "float32")
 
 
 FUSION = "--xla_backend_extra_options=xla_cpu_use_multi_output_fusion"
@@ -78,8 +81,8 @@ def test_with_fused_loops():
     environment = os.environ | {"XLA_FLAGS": FUSION, "PYTEST_ADDOPTS": ""}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
-    count = 5 * len(kaf.names()) + len(ACCUMULATED)
-    assert f"{count - 1} passed" in done.stdout  # and none but one was skipped
+    count = 6 * len(kaf.names()) + len(ACCUMULATED)
+    assert f"{count - 3} passed" in done.stdout  # and none but three were skipped
 
 
 @needs_fusion

@@ -1,4 +1,4 @@
-"""Training with bfloat16 state reaches the loss of float32: means over seeds, within 1 %.
+"""Training with narrow state reaches the loss of float32: means over seeds, within 1 %.
 
 On digits the difference of two runs is 0.0045 of 0.33 by chance alone: over five seeds 0.6 %, over
 twenty 0.3 %. Thirty gave 1.002 on JAX, six times five of them 0.991 to 1.012.
@@ -55,8 +55,10 @@ def loss(problem, seed, **arguments):
 
 @pytest.mark.parametrize("problem, seeds", [(digits_mlp, 20), (transformer, 5)])
 def test_the_same_loss(problem, seeds):
-    narrow = [loss(problem, seed, state_dtype="bfloat16") for seed in range(seeds)]
     wide = [loss(problem, seed) for seed in range(seeds)]
-    print(f"{problem.__name__}: {np.mean(narrow):.4f} / {np.mean(wide):.4f}, {narrow} / {wide}")
-    assert narrow != wide
-    assert abs(np.mean(narrow) / np.mean(wide) - 1) < 0.01
+    for state_dtype in ("bfloat16", "mixed_float8"):
+        narrow = [loss(problem, seed, state_dtype=state_dtype) for seed in range(seeds)]
+        print(f"{problem.__name__}, {state_dtype}: {np.mean(narrow):.4f} / {np.mean(wide):.4f}")
+        print(f"{narrow} / {wide}")
+        assert narrow != wide
+        assert abs(np.mean(narrow) / np.mean(wide) - 1) < 0.01

@@ -50,6 +50,7 @@ class Adadelta(FamilyOptimizer):
     rho = Hyperparameter(BETA)
     epsilon = Hyperparameter(NON_NEGATIVE)
     slots = {"accumulated_gradient": 0.0, "accumulated_step": 0.0}
+    squares = ("accumulated_gradient", "accumulated_step")
     handles_sparse_gradients = True
 
     def __init__(

@@ -55,6 +55,7 @@ class Adagrad(FamilyOptimizer):
     epsilon = Hyperparameter(NON_NEGATIVE)
     epsilon_form = Option("outside", "inside")
     handles_sparse_gradients = True
+    squares = ("accumulator",)
 
     def __init__(
         self,

@@ -97,6 +97,11 @@ class Adam(FamilyOptimizer):
         slots = {"momentum": 0.0, "velocity": 0.0}
         return {**slots, "velocity_hat": 0.0} if self.amsgrad else slots
 
+    @property
+    def squares(self):
+        """The largest of many that are rounded would be too large."""
+        return () if self.amsgrad else ("velocity",)
+
     def scalars(self, c):
         """Both forms are `alpha * m / (sqrt(v) + epsilon_hat)` with these scalars."""
         scalars = {"weight_1": 1 - decayed_beta_1(c), "weight_2": 1 - c.beta_2}

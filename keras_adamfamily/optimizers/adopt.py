@@ -63,6 +63,7 @@ class ADOPT(FamilyOptimizer):
     beta_2 = Hyperparameter(BETA)
     epsilon = Hyperparameter(NON_NEGATIVE)
     slots = {"momentum": 0.0, "velocity": 0.0}
+    squares = ("velocity",)
 
     def __init__(
         self,

@@ -67,6 +67,7 @@ class Nadam(FamilyOptimizer):
     epsilon = Hyperparameter(NON_NEGATIVE)
     schedule = Option("dozat", "const_ema", "keras3", "simple", "algoperf")
     slots = {"momentum": 0.0, "velocity": 0.0}
+    squares = ("velocity",)
 
     def __init__(
         self,

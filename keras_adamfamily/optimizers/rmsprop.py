@@ -90,6 +90,11 @@ class RMSprop(FamilyOptimizer):
         return slots
 
     @property
+    def squares(self):
+        """What is left of a rounded average when another is taken off would be wrong."""
+        return () if self.centered else ("velocity",)
+
+    @property
     def handles_sparse_gradients(self):
         return "momentum" not in self.slots
 

@@ -115,6 +115,8 @@ class SWATS(FamilyOptimizer):
         """`momentum` is m, and after the switch SGD's v."""
         return {"momentum": 0.0, "velocity": 0.0} | (SWITCH if self.scope == "variable" else {})
 
+    squares = ("velocity",)
+
     def slot_shape(self, name, variable):
         return () if name in SWITCH else super().slot_shape(name, variable)
 
