@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import math
 import numbers
 import random
 import re
@@ -166,9 +165,9 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
             memory, 4 bytes instead of 8 for Adam, beside weights of any type but float64. The
             arithmetic stays in float32; what it gives is rounded up or down at random, so that
             small changes count on average. Sums, averages, scalars and what is smaller than its
-            variable stay as they are. `"mixed_float8"` does the same, and holds averages of squared
-            gradients in a byte, 3 bytes in all for Adam: four numbers to each power of 2 from
-            2^-48 to 2^15, which is for gradients up to about 200.
+            variable stay as they are. `"mixed_float8"` does the same, and holds averages of squares
+            in a byte, 3 bytes in all for Adam. It is for gradients of 1e-8 to 20: where they are
+            smaller steps shrink, where they are larger steps grow: scale the loss then, or clip.
         name: Name of the optimizer.
 
     Raises:
@@ -179,7 +178,7 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
     state_dtype = Option("float32", "bfloat16", "mixed_float8")
     #: State per parameter: name to initial value. A property when it depends on the options.
     slots: dict[str, float] = {}
-    #: Those that average or add squares, of which a root is taken: coarse ones will do.
+    #: Those that average squares, from 0 on, of which a root is taken: coarse ones will do.
     squares: tuple[str, ...] = ()
     #: Model-wide state, one scalar each: name to initial value.
     scalar_slots: dict[str, float] = {}
@@ -572,9 +571,13 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         return new, state
 
     def _is_flat(self, index) -> bool:
-        """Whether a variable is like any other to the rule, element by element, but for decay."""
+        """Whether a variable is like any other to the rule, element by element, but for decay.
+
+        A scalar is not where state is rounded, since its own is not.
+        """
         shape = tuple(self._trainable_variables[index].shape)
         full = all(tuple(slot.shape) == shape for slot in self._states[index].values())
+        full = full and (shape != () or self.state_dtype == "float32")
         return full and self.is_elementwise and self._traits[index].keys() == {"decays"}
 
     def _held(self, index) -> list:
@@ -640,7 +643,8 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         for name, value in state.items():
             if isinstance(value, Added):
                 value = getattr(s, name) + backends.densify(value.increment)
-            if value.shape and name in self.slots and tuple(value.shape) == tuple(key.shape):
+            shape = tuple(value.shape)
+            if shape and name in self.slots and shape == tuple(key.shape):
                 own_salt = salt + list(self.slots).index(name)
                 if self.state_dtype == "mixed_float8" and name in self.squares:
                     value = to_float8(value, key, own_salt)
@@ -995,14 +999,7 @@ def _path(variable) -> str:
 
 def _constant(value):
     """An initializer that does not round to `floatx`, as `initializers.Constant` does."""
-
-    def initializer(shape, dtype):
-        if dtype != "uint8":
-            return ops.full(shape, value, dtype)
-        keys = ops.reshape(ops.arange(math.prod(shape), dtype="float32"), shape)
-        return to_float8(ops.full(shape, value, "float32"), keys, 0)
-
-    return initializer
+    return lambda shape, dtype: ops.full(shape, value, dtype)
 
 
 def _compute_dtype(variable) -> str:

@@ -79,20 +79,21 @@ def round_to_bfloat16(x, key, salt):
     return backends.view(_rounded(x, key, salt, 16), "float32")
 
 
-#: Of a float32's bits those of a float with 6 bits of exponent and 2 of mantissa, and the number
-#: that is then taken off, so that 2^-48 is 1.
-_DROPPED, _LEAST = 21, ((127 - 48) << 2) - 1
+#: How many of a float32's bits go, so that 2 of its mantissa stay; and what is taken off the number
+#: that is left, so that 2^-54 is 1.
+_DROPPED, _LEAST = 21, ((127 - 54) << 2) - 1
 
 
 def to_float8(x, key, salt):
     """Float32 >= 0 rounded at random to an unsigned byte, a float of its own; see `_rounded`.
 
-    0, and then four numbers to each power of 2 from 2^-48 to 1.25 * 2^15. Between 0 and 2^-48 it is
-    2^-48, so that no small number seems to be none; above the largest number it is that. What is
-    not finite comes back as infinity.
+    There are 0, four numbers to each power of 2 from 2^-54 to 2^9, infinity and NaN. What lies
+    between 0 and 2^-54 becomes 2^-54, so that nothing small seems to be nothing, and what lies
+    between 2^9 and infinity becomes 2^9.
     """
     bits = ops.bitwise_right_shift(_rounded(x, key, salt, _DROPPED), _DROPPED)
-    code = ops.where(x < math.inf, ops.clip(bits - _LEAST, 1, 254), 255)
+    not_finite = ops.where(x == math.inf, 254, 255)
+    code = ops.where(x < math.inf, ops.clip(bits - _LEAST, 1, 253), not_finite)
     return ops.cast(ops.where(x == 0.0, 0, code), "uint8")
 
 
@@ -102,7 +103,8 @@ def widened(slot):
         return slot
     code = ops.cast(slot, "int32")
     x = backends.view(ops.bitwise_left_shift(code + _LEAST, _DROPPED), "float32")
-    return ops.where(code == 0, 0.0, ops.where(code == 255, math.inf, x))
+    not_finite = ops.where(code == 254, math.inf, math.nan)
+    return ops.where(code == 0, 0.0, ops.where(code > 253, not_finite, x))
 
 
 def _rounded(x, key, salt, dropped: int):

@@ -55,7 +55,6 @@ class Adagrad(FamilyOptimizer):
     epsilon = Hyperparameter(NON_NEGATIVE)
     epsilon_form = Option("outside", "inside")
     handles_sparse_gradients = True
-    squares = ("accumulator",)
 
     def __init__(
         self,
