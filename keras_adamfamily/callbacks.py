@@ -212,7 +212,7 @@ class EvaluateEMAWeights(keras.callbacks.Callback):
         until_epoch_end: Whether in `fit` the averages stay until every callback has seen the end of
             the epoch. `EarlyStopping(restore_best_weights=True)` and `ModelCheckpoint` then keep
             the weights that were evaluated. By default they keep those that are trained, from which
-            `BackupAndRestore` can go on.
+            `BackupAndRestore` can go on; from the averages it would not go on as training did.
 
     Raises:
         ValueError: If `until_epoch_end` is neither True nor False; when it comes to evaluation, if

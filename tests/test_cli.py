@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from rich.console import Console
 
 import keras_adamfamily as kaf
 from keras_adamfamily import cli, regret, tuning
-from keras_adamfamily.cli import common
+from keras_adamfamily.cli import common, search
 from keras_adamfamily.cli.search import _subject_of
 from keras_adamfamily.tuning import leaderboard
 from tests.helpers import TINY
@@ -91,6 +92,17 @@ def test_help_has_examples(monkeypatch, capsys):
     code, out, _ = run(monkeypatch, capsys)
     assert code == 0
     assert "tune" in out and "report" in out
+
+
+def test_examples_of_the_help_run(folder, monkeypatch, capsys):
+    """Those of the built-in task, as they stand but that nothing is trained."""
+    lines = [line.strip() for line in search.TUNE_HELP.splitlines()]
+    examples = [shlex.split(x) for x in lines if x.startswith("adamfamily") and "my_" not in x]
+    assert len(examples) >= 3
+    for _, *arguments in examples:
+        code, out, err = run(monkeypatch, capsys, *arguments, "--dry-run", "--json")
+        assert code == 0, (arguments, err)
+        assert json.loads(out)["trials"] > 0
 
 
 def test_tune_and_report(folder, monkeypatch, capsys):

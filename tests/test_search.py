@@ -240,3 +240,33 @@ def test_a_trial_takes_what_its_steps_do(monkeypatch):
         now[0] = 0.0
         found = training.seconds(hypermodel, asked, limit)
         assert found == pytest.approx(9.0 + 5 * (steps * 1.0 + 3.0))
+
+
+@pytest.mark.parametrize("limit", [1e9, 21.5])
+def test_batches_that_come_several_at_a_time_take_what_they_do(limit, monkeypatch):
+    """As from three workers: each third is waited for; and to start them takes its time too."""
+    now, begin = [0.0], 30.0 if limit == 1e9 else 0.0
+    monkeypatch.setattr(trial_module.time, "perf_counter", lambda: now[0])
+
+    class Ticking(trial_module._Stopwatch):
+        def on_epoch_begin(self, epoch, logs=None):
+            now[0] += begin
+            super().on_epoch_begin(epoch, logs)
+
+        def on_train_batch_end(self, batch, logs=None):
+            now[0] += 6.0 if batch % 3 == 0 else 0.0
+            super().on_train_batch_end(batch, logs)
+
+    monkeypatch.setattr(trial_module, "_Stopwatch", Ticking)
+    training = trial_module.Training(
+        train=Data.of(blobs(0), 4),
+        validation=Data.of(blobs(1), 16),
+        epochs=5,
+        objective=keras_tuner.Objective("val_loss", "min"),
+    )
+    hypermodel = tuning.OptimizerHyperModel(build_model, tuning.SearchSpace(["SGDW"]), **LENGTH)
+    asked = trial_module.Asked("SGDW", "search", 0, 1, {})
+    steps = -(-len(blobs(0)[1]) // 4)
+    found = training.seconds(hypermodel, asked, limit)
+    whole = 5 * (begin + 6.0 * -(-steps // 3))
+    assert found == pytest.approx(whole, rel=0.0 if limit == 1e9 else 0.2)

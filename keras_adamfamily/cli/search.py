@@ -38,7 +38,7 @@ command in a second process shares the work.
 
     adamfamily tune my_module:build_model --data my_module:load_data --dry-run
 
-    adamfamily tune --trials 96 --halving --range learning_rate=1e-4:1e-1 --fix beta_1=0.9
+    adamfamily tune --optimizers adamw,nadamw --halving --range beta_1=0.8:0.95 --fix beta_2=0.99
 
     adamfamily tune --schedule cosine --schedule "warm_restarts(T_0=5, T_mult=2)"
 

@@ -277,12 +277,15 @@ class Training:
         # Without the user's callbacks, which may write files.
         probe = dataclasses.replace(self, epochs=2, callbacks=())
         probe.fit(hypermodel, asked.hp(), model, watch)
+        if len(watch.epochs) == 2:
+            first, other = watch.epochs
+            return first + (asked.epochs(self.epochs) - 1) * other
         batch_size = self.train.batch_size
         if isinstance(hypermodel, OptimizerHyperModel):
             batch_size = hypermodel.space.batch_size(asked.hyperparameters, batch_size)
         steps = -(-self.train.examples // batch_size)
         first, *others = watch.steps
-        step = float(np.median(others or [first]))
+        step = float(np.mean(others or [first]))  # batches from workers come several at a time
         epoch = steps * step + min(watch.evaluations, default=0.0)
         return max(0.0, first - step) + asked.epochs(self.epochs) * epoch
 
@@ -301,12 +304,16 @@ class Training:
 
 
 class _Stopwatch(keras.callbacks.Callback):
-    """Times steps, the first one from when this was made, and evaluations, and ends in time."""
+    """Times steps, the first one from when this was made, evaluations, and whole epochs.
+
+    It ends the training in time.
+    """
 
     def __init__(self, limit: float):
         super().__init__()
-        self.limit, self.steps, self.evaluations = limit, [], []
-        self.last, self.batches = time.perf_counter(), 0
+        self.limit, self.steps, self.evaluations, self.epochs = limit, [], [], []
+        self.last = self.begun = time.perf_counter()
+        self.batches = 0
 
     def _lap(self) -> float:
         self.last, before = time.perf_counter(), self.last
@@ -325,6 +332,12 @@ class _Stopwatch(keras.callbacks.Callback):
 
     def on_test_end(self, logs=None):
         self.evaluations.append(self._lap())
+
+    def on_epoch_end(self, epoch, logs=None):
+        if not self.model.stop_training:
+            now = time.perf_counter()
+            self.epochs.append(now - self.begun)
+            self.begun = now
 
 
 def check_objective(name: str, logs: Iterable[str]) -> None:
