@@ -375,10 +375,14 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         return self._add_like(reference_variable, reference_variable.shape, name, initializer)
 
     def _add_slot(self, variable, name, value):
-        shape, dtype = self.slot_shape(name, variable), self.state_dtype
-        if dtype == "mixed_float8":
-            dtype = "uint8" if name in self.squares else "bfloat16"
-        return self._add_like(variable, shape, name, _constant(value), dtype)
+        shape = self.slot_shape(name, variable)
+        return self._add_like(variable, shape, name, _constant(value), self._slot_dtype(name))
+
+    def _slot_dtype(self, name) -> str:
+        """What a slot of its variable's shape is held in."""
+        if self.state_dtype == "mixed_float8":
+            return "uint8" if name in self.squares else "bfloat16"
+        return self.state_dtype
 
     def _add_like(self, variable, shape, name, initializer, dtype="float32"):
         """State beside `variable`, in float32 at least, sharded like it if of the same shape."""
@@ -645,12 +649,10 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
                 value = getattr(s, name) + backends.densify(value.increment)
             shape = tuple(value.shape)
             if shape and name in self.slots and shape == tuple(key.shape):
-                own_salt = salt + list(self.slots).index(name)
-                if self.state_dtype == "mixed_float8" and name in self.squares:
-                    value = to_float8(value, key, own_salt)
-                else:
-                    value = ops.cast(round_to_bfloat16(value, key, own_salt), "bfloat16")
-                value, salt = in_turn(value, salt)
+                dtype = self._slot_dtype(name)
+                narrow = to_float8 if dtype == "uint8" else round_to_bfloat16
+                value = narrow(value, key, salt + list(self.slots).index(name))
+                value, salt = in_turn(ops.cast(value, dtype), salt)
             rounded[name] = value
         return rounded
 

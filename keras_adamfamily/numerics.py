@@ -85,7 +85,7 @@ _DROPPED, _LEAST = 21, ((127 - 54) << 2) - 1
 
 
 def to_float8(x, key, salt):
-    """Float32 >= 0 rounded at random to an unsigned byte, a float of its own; see `_rounded`.
+    """Float32 >= 0 rounded at random to a byte, a float of its own, as an int32; see `_rounded`.
 
     There are 0, four numbers to each power of 2 from 2^-54 to 2^9, infinity and NaN. What lies
     between 0 and 2^-54 becomes 2^-54, so that nothing small seems to be nothing, and what lies
@@ -94,11 +94,11 @@ def to_float8(x, key, salt):
     bits = ops.bitwise_right_shift(_rounded(x, key, salt, _DROPPED), _DROPPED)
     not_finite = ops.where(x == math.inf, 254, 255)
     code = ops.where(x < math.inf, ops.clip(bits - _LEAST, 1, 253), not_finite)
-    return ops.cast(ops.where(x == 0.0, 0, code), "uint8")
+    return ops.where(x == 0.0, 0, code)
 
 
 def widened(slot):
-    """The float32 that `to_float8` made a byte of; state of another type as it is."""
+    """The float32 that a byte of `to_float8` stands for; state of another type as it is."""
     if keras.backend.standardize_dtype(slot.dtype) != "uint8":
         return slot
     code = ops.cast(slot, "int32")

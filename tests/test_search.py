@@ -212,61 +212,52 @@ def test_plan_does_nothing(tmp_path, monkeypatch):
     assert plan.seconds > 0.0  # measured, whatever the backend
 
 
-def test_a_trial_takes_what_its_steps_do(monkeypatch):
-    """By a clock in which a step takes 1 s, the first of all 10 s, and an evaluation 3 s."""
+def estimated(monkeypatch, ticks, batch_size, limit):
+    """Seconds of five epochs, by a clock that `ticks` move; and the batches of one.
+
+    Args:
+        ticks: From the name of a callback's method to a function of its argument that gives seconds.
+    """
     now = [0.0]
     monkeypatch.setattr(trial_module.time, "perf_counter", lambda: now[0])
 
-    class Ticking(trial_module._Stopwatch):
-        def on_train_batch_end(self, batch, logs=None):
-            now[0] += 10.0 if not now[0] else 1.0
-            super().on_train_batch_end(batch, logs)
+    def ticking(name):
+        def method(self, *arguments, **logs):
+            now[0] += ticks[name](arguments[0] if arguments else None)
+            getattr(super(Ticking, self), name)(*arguments, **logs)
 
-        def on_test_end(self, logs=None):
-            now[0] += 3.0
-            super().on_test_end(logs)
+        return method
 
+    Ticking = type("Ticking", (trial_module._Stopwatch,), {name: ticking(name) for name in ticks})
     monkeypatch.setattr(trial_module, "_Stopwatch", Ticking)
     training = trial_module.Training(
-        train=Data.of(blobs(0), 16),
+        train=Data.of(blobs(0), batch_size),
         validation=Data.of(blobs(1), 16),
         epochs=5,
         objective=keras_tuner.Objective("val_loss", "min"),
     )
     hypermodel = tuning.OptimizerHyperModel(build_model, tuning.SearchSpace(["SGDW"]), **LENGTH)
     asked = trial_module.Asked("SGDW", "search", 0, 1, {})
-    steps = -(-len(blobs(0)[1]) // 16)
-    for limit in (1e9, 2.5):  # all of both epochs, and a part of the first
-        now[0] = 0.0
-        found = training.seconds(hypermodel, asked, limit)
-        assert found == pytest.approx(9.0 + 5 * (steps * 1.0 + 3.0))
+    return training.seconds(hypermodel, asked, limit), -(-len(blobs(0)[1]) // batch_size)
+
+
+@pytest.mark.parametrize("limit", [1e9, 2.5])  # all of both epochs, and a part of the first
+def test_a_trial_takes_what_its_steps_do(limit, monkeypatch):
+    """A step takes 1 s, the first of all 10 s, and an evaluation 3 s."""
+    first = iter([10.0])
+    ticks = {"on_train_batch_end": lambda _: next(first, 1.0), "on_test_end": lambda _: 3.0}
+    found, steps = estimated(monkeypatch, ticks, 16, limit)
+    assert found == pytest.approx(9.0 + 5 * (steps * 1.0 + 3.0))
 
 
 @pytest.mark.parametrize("limit", [1e9, 21.5])
 def test_batches_that_come_several_at_a_time_take_what_they_do(limit, monkeypatch):
     """As from three workers: each third is waited for; and to start them takes its time too."""
-    now, begin = [0.0], 30.0 if limit == 1e9 else 0.0
-    monkeypatch.setattr(trial_module.time, "perf_counter", lambda: now[0])
-
-    class Ticking(trial_module._Stopwatch):
-        def on_epoch_begin(self, epoch, logs=None):
-            now[0] += begin
-            super().on_epoch_begin(epoch, logs)
-
-        def on_train_batch_end(self, batch, logs=None):
-            now[0] += 6.0 if batch % 3 == 0 else 0.0
-            super().on_train_batch_end(batch, logs)
-
-    monkeypatch.setattr(trial_module, "_Stopwatch", Ticking)
-    training = trial_module.Training(
-        train=Data.of(blobs(0), 4),
-        validation=Data.of(blobs(1), 16),
-        epochs=5,
-        objective=keras_tuner.Objective("val_loss", "min"),
-    )
-    hypermodel = tuning.OptimizerHyperModel(build_model, tuning.SearchSpace(["SGDW"]), **LENGTH)
-    asked = trial_module.Asked("SGDW", "search", 0, 1, {})
-    steps = -(-len(blobs(0)[1]) // 4)
-    found = training.seconds(hypermodel, asked, limit)
+    begin = 30.0 if limit == 1e9 else 0.0
+    ticks = {
+        "on_epoch_begin": lambda _: begin,
+        "on_train_batch_end": lambda batch: 0.0 if batch % 3 else 6.0,
+    }
+    found, steps = estimated(monkeypatch, ticks, 4, limit)
     whole = 5 * (begin + 6.0 * -(-steps // 3))
     assert found == pytest.approx(whole, rel=0.0 if limit == 1e9 else 0.2)

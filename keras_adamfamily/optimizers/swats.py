@@ -84,6 +84,7 @@ class SWATS(FamilyOptimizer):
     min_steps = Count(2)
     switch_at = Count(1, optional=True)
     scope = Option("global", "variable")
+    squares = ("velocity",)
 
     def __init__(
         self,
@@ -114,8 +115,6 @@ class SWATS(FamilyOptimizer):
     def slots(self):
         """`momentum` is m, and after the switch SGD's v."""
         return {"momentum": 0.0, "velocity": 0.0} | (SWITCH if self.scope == "variable" else {})
-
-    squares = ("velocity",)
 
     def slot_shape(self, name, variable):
         return () if name in SWITCH else super().slot_shape(name, variable)
