@@ -216,7 +216,7 @@ def estimated(monkeypatch, ticks, batch_size, limit):
     """Seconds of five epochs, by a clock that `ticks` move; and the batches of one.
 
     Args:
-        ticks: From the name of a callback's method to a function of its argument that gives seconds.
+        ticks: From the names of methods to functions of their argument that give seconds.
     """
     now = [0.0]
     monkeypatch.setattr(trial_module.time, "perf_counter", lambda: now[0])
