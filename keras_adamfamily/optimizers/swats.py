@@ -51,8 +51,7 @@ class SWATS(FamilyOptimizer):
 
     Elsewhere: there is no official code, and Keras, PyTorch and Optax lack it. Ports to PyTorch
     have a gamma for each tensor and, once one of them qualifies, switch all to one tensor's rate;
-    ensmallen's has one gamma, like this. `scope="variable"` has one for each variable, each of
-    which switches alone, to its own rate.
+    ensmallen's has one gamma, like this. `scope="variable"` has one for each, to switch it alone.
 
     Args:
         learning_rate: lr, 0.001 by default.
