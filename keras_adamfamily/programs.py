@@ -47,10 +47,8 @@ class Programs:
     def _constants(self) -> tuple:
         """What may be assigned to an optimizer that is built, and is written into the program."""
         o = self.optimizer
-        decay = type(o._weight_decay) if o.is_tunable("weight_decay") else repr(o._weight_decay)
-        first = o.is_tunable("initial_learning_rate") or o._given("initial_learning_rate")
         clipping = o.clipnorm, o.clipvalue, o.global_clipnorm
-        return decay, first, *clipping, o.ema_momentum, o.ema_overwrite_frequency
+        return *clipping, o.ema_momentum, o.ema_overwrite_frequency
 
     def _make(self, indices, constants):
         def program(grads, rate):

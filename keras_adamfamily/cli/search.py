@@ -326,17 +326,17 @@ def _subject_of(
     name: str, model: str | None, data: str | None, tasks: dict[str, Any]
 ) -> tuple[Callable, Callable]:
     """The functions of a study whose `build_model` has this module and name."""
-    for task in tasks.values():
-        if name == f"{task.build_model.__module__}.{task.build_model.__qualname__}":
-            build_model = imported(model) if model else task.build_model
-            return build_model, imported(data) if data else task.load_data
-    if data is None:
+    from keras_adamfamily.tuning.search import name_of
+
+    of_tasks = {name_of(task.build_model): task for task in tasks.values()}
+    if data is None and name not in of_tasks:
         raise Usage("the data have to be named again: --data MODULE:load_data")
     module, _, function = name.rpartition(".")
     has_place = function.isidentifier() and module != "__main__" and not module.startswith("keras.")
     if model is None and not has_place:
         raise Usage(f"the study's model is {name}, which has no place: --model MODULE:build_model")
-    return imported(model or f"{module}:{function}"), imported(data)
+    load_data = imported(data) if data else of_tasks[name].load_data
+    return imported(model or f"{module}:{function}"), load_data
 
 
 def _loaded(load_data: Callable) -> tuple[Any, Any]:

@@ -355,7 +355,7 @@ class _Request:
             objective=self.training.objective.name,
             direction=self.training.objective.direction,
             trials_per_optimizer=share,
-            sampler=sampler if isinstance(sampler, str) else _name_of(sampler),
+            sampler=sampler if isinstance(sampler, str) else name_of(sampler),
             startup_trials=self.oracle.startup_trials,
             block=self.oracle.block,
             pruner=_described(self.oracle.pruner),
@@ -364,7 +364,7 @@ class _Request:
             dataset_size=train.examples,
             finalist_seeds=finalist_seeds,
             seed=seed,
-            build_model=_name_of(build_model),
+            build_model=name_of(build_model),
             parameters=_rehearse(self.hypermodel, self.training),
             data=f"{train.fingerprint} {self.training.validation.fingerprint}",
             training=_described_training(self.training),
@@ -645,6 +645,7 @@ def _as_objective(objective: Any) -> keras_tuner.Objective:
         ) from error
 
 
-def _name_of(function: Any) -> str:
+def name_of(function: Any) -> str:
+    """Module and name of a function, or of an object's class."""
     name = getattr(function, "__qualname__", type(function).__qualname__)
     return f"{getattr(function, '__module__', '?')}.{name}"
