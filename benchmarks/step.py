@@ -14,6 +14,7 @@ import math
 import multiprocessing
 import os
 import platform
+import random
 import statistics
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -121,8 +122,9 @@ def measure(case, shape_name, rounds):
     floor, kind = mover(size, *streams(case))
     turns = list({"floor": floor, **steps}.items())
     times = {name: [] for name, _ in turns}
+    order = random.Random(0)
     for one in range(rounds + 1):
-        turns.append(turns.pop(0))  # who comes after whom matters
+        order.shuffle(turns)  # who comes after whom matters: the floor's threads wait awake
         for name, step in turns:
             elapsed = seconds(step, count)
             if one:  # the first round warms up
