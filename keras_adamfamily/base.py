@@ -490,10 +490,12 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
             return None if scale == 1.0 else [scale] * len(grads)
         if _in_place():
             return kernels.clipping_factors(grads, *bounds, scale)
+        norms = [scale * ops.sqrt(backends.total(ops.square, g)) for g in grads]
+        if self.clipnorm:  # each as soon as its norm is known, while the gradient is in the cache
+            return [scale * clipping_factors(norm, *bounds) for norm in norms]
         widest = max(map(_compute_dtype, grads))
-        norms = [ops.sqrt(backends.total(ops.square, g)) for g in grads]
         norms = ops.stack([backends.cast(norm, widest) for norm in norms])
-        factors = ops.unstack(scale * clipping_factors(scale * norms, *bounds))
+        factors = ops.unstack(scale * clipping_factors(norms, *bounds))
         return [backends.cast(f, g.dtype) for g, f in zip(grads, factors, strict=True)]
 
     def assign_add(self, variable, value) -> None:

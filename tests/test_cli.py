@@ -466,19 +466,23 @@ def test_module_that_says_itself_what_it_needs(folder, monkeypatch, capsys):
         assert err.endswith(f"importing {module} raised ModuleNotFoundError: {text}\n")
 
 
-def test_cause_of_what_the_database_could_not_do(folder, monkeypatch, capsys):
+@pytest.mark.parametrize("by_optuna", [True, False])
+def test_cause_of_what_the_database_could_not_do(by_optuna, folder, monkeypatch, capsys):
     """Optuna's own error speaks of invalid data whatever happened."""
 
     def failing(*_, **__):
         try:
             sqlalchemy.create_engine("sqlite://").connect().exec_driver_sql("SELECT a FROM b")
         except sqlalchemy.exc.OperationalError as error:
+            if not by_optuna:
+                raise
             raise optuna.exceptions.StorageInternalError("invalid data in the commit") from error
 
     monkeypatch.setattr(tuning, "tune", failing)
     code, _, err = run(monkeypatch, capsys, *USER)
     assert code == 1
-    assert err.startswith("adamfamily: error: StorageInternalError: no such table: b; --debug")
+    assert err.startswith("adamfamily: error: the study's database failed: no such table: b. ")
+    assert "the same command goes on" in err and err.count("\n") == 1
 
 
 def test_debug_shows_the_traceback(folder, monkeypatch, capsys):

@@ -38,5 +38,10 @@ def _explain(error: Exception) -> tuple[int, str]:
     if isinstance(error, (RuntimeError, ImportError)):
         return FAILED_RUN, str(error)
     # Of the database, such as a disk that is full; Optuna's own error says something else.
-    cause = getattr(error.__cause__, "orig", error)
-    return FAILED_RUN, f"{type(error).__name__}: {cause}; --debug shows where"
+    cause = getattr(error, "orig", None) or getattr(error.__cause__, "orig", None)
+    if cause is None:
+        return FAILED_RUN, f"{type(error).__name__}: {error}; --debug shows where"
+    return FAILED_RUN, (
+        f"the study's database failed: {cause}. All trials that had ended are in it: once it works "
+        "again, the same command goes on. --debug shows where it failed"
+    )
