@@ -124,8 +124,9 @@ def measure(case, shape_name, rounds):
     times = {name: [] for name, _ in turns}
     order = random.Random(0)
     for one in range(rounds + 1):
-        order.shuffle(turns)  # who comes after whom matters: the floor's threads wait awake
+        order.shuffle(turns)  # who comes after whom matters
         for name, step in turns:
+            time.sleep(0.02)  # OpenMP's threads wait awake for a while, and take a core
             elapsed = seconds(step, count)
             if one:  # the first round warms up
                 times[name].append(elapsed)
