@@ -18,7 +18,7 @@ SOURCE = """
 #include <stddef.h>
 void move(float **x, ptrdiff_t n) {{
   {pointers}
-  #pragma omp parallel for simd schedule(dynamic, 65536)
+  #pragma omp parallel for simd schedule(dynamic, 65536) if(n > 1000000)
   for (ptrdiff_t i = 0; i < n; i++) {{
     float mean = {mean};  /* ones stay ones: denormal numbers are slow */
     {stores}
