@@ -38,10 +38,14 @@ LARGE, PIECES = 2**16, 8
 #: compiles the step; the environment variable sets it.
 COMPILE_FROM = float(os.environ.get("KERAS_ADAMFAMILY_COMPILE_FROM", 2e6))
 
+#: Whether Keras clips sparse gradients.
+CLIPS_SPARSE = BACKEND == "tensorflow"
+
 # PyTorch's dtypes do not equal their names.
 _DTYPES = {"float32": torch.float32, "float64": torch.float64} if BACKEND == "torch" else {}
 
 __all__ = [
+    "CLIPS_SPARSE",
     "COMPILE_FROM",
     "LARGE",
     "anew",

@@ -458,9 +458,12 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
     def _gradient(self, g, index):
         """The gradient in the precision of the arithmetic, its repeated rows merged if sparse."""
         g = backends.cast(g, self._compute_dtypes[index])
-        if backends.is_sparse(g):
-            return backends.merge_rows(g) if self.handles_sparse_gradients else backends.densify(g)
-        return g
+        if not backends.is_sparse(g):
+            return g
+        clips = any((self.clipnorm, self.clipvalue, self.global_clipnorm))
+        if self.handles_sparse_gradients and (backends.CLIPS_SPARSE or not clips):
+            return backends.merge_rows(g)
+        return backends.densify(g)
 
     def _step(self, grads, indices, rate, scale=1.0) -> None:
         """Updates the variables of `indices` by the gradients times a float."""

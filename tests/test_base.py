@@ -230,6 +230,21 @@ class TestSaving:
         assert config["weight_decay"]["config"]["rate"] == 0.1
 
 
+@pytest.mark.skipif(BACKEND != "jax", reason="Keras clips sparse gradients on TensorFlow alone")
+@pytest.mark.parametrize("bound", ["clipnorm", "clipvalue", "global_clipnorm"])
+def test_sparse_gradients_are_clipped_on_jax(bound):
+    from jax.experimental import sparse
+
+    found = []
+    dense = np.zeros((5, 2), "float32")
+    dense[1], dense[3] = 3.0, -4.0
+    for g in (sparse.BCOO.fromdense(dense, n_dense=1), keras.ops.convert_to_tensor(dense)):
+        variable = keras.Variable(np.ones((5, 2), "float32"))
+        kaf.Adagrad(0.1, **{bound: 0.5}).apply([g], [variable])
+        found.append(np.asarray(variable))
+    assert np.array_equal(*found)
+
+
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="sparse gradients are TensorFlow's")
 @pytest.mark.parametrize("clip", ["clipnorm", "global_clipnorm", "clipvalue"])
 def test_repeated_rows_are_merged_before_clipping(clip):

@@ -64,6 +64,22 @@ def test_other_files_are_written_over(study, tmp_path):
     written.close()
 
 
+def test_hyperparameters_may_be_called_anything(tmp_path):
+    """Also as a column is, and texts may look like formulas."""
+    given = {"n": 3, "mean": 0.25, "score": "=x"}
+    written = WrittenStudy([trial(score=0.5, hyperparameters=given)], directory=tmp_path)
+    written._write_leaderboard()
+    exports.to_csv(written, tmp_path / "a.csv")
+    rows = []
+    for name in ("leaderboard.csv", "a.csv"):
+        with open(tmp_path / name, newline="", encoding="utf-8") as file:
+            rows += csv.DictReader(file)
+    board, listed = rows
+    assert (board["n"], board["mean"], board["score"]) == ("0", "", "'=x")
+    assert (board["hyperparameter n"], board["hyperparameter mean"]) == ("3", "0.25")
+    assert (listed["score"], listed["hyperparameter score"], listed["n"]) == ("0.5", "'=x", "3")
+
+
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that takes no files")
 def test_optuna_export_that_cannot_be_made_names_the_path(study):
     with pytest.raises(OSError) as caught:

@@ -13,7 +13,7 @@ from scipy import stats
 pytest.importorskip("keras_tuner")
 
 from keras_adamfamily import tuning
-from keras_adamfamily.tuning import evidence
+from keras_adamfamily.tuning import comparison, evidence
 from keras_adamfamily.tuning.leaderboard import comparisons, verdict
 from tests.studies import WrittenStudy, finals, trial
 
@@ -305,10 +305,39 @@ def test_compare_treats_other_seeds_as_independent(tmp_path):
         trial(t.optimizer, t.score, role=t.role, number=t.number, seed=t.seed + 10**6)
         for t in b.trials
     ]
-    (comparison,) = tuning.compare(a, b).comparisons
-    assert not comparison.paired
-    assert comparison.p == evidence.p_value([s + 0.05 for s in ramp], ramp)
-    assert (comparison.low, comparison.high) == evidence.interval([s + 0.05 for s in ramp], ramp)
+    (found,) = tuning.compare(a, b).comparisons
+    assert not found.paired
+    assert found.p == evidence.p_value([s + 0.05 for s in ramp], ramp)
+    assert (found.low, found.high) == evidence.interval([s + 0.05 for s in ramp], ramp)
+
+
+def test_compare_counts_the_seeds_that_all_share(tmp_path):
+    """Two more runs, both lucky, do not put first what is behind on each seed that both have."""
+    ramp = [0.8 + 0.01 * i for i in range(6)]
+    more = finals({"AdamW": [*ramp, 0.99, 0.99]}, directory=tmp_path / "more")
+    less = finals({"AdamW": [score + 0.005 for score in ramp]}, directory=tmp_path / "less")
+    assert more.leaderboard()[0].mean > less.leaderboard()[0].mean
+    found = tuning.compare(more, less)
+    assert [row.optimizer for row in found.rows] == ["AdamW (less)", "AdamW (more)"]
+    assert found.verdict.startswith("AdamW (less) wins, ahead of AdamW (more) by 0.005")
+    assert [row.n for row in found.rows] == [6, 6]
+    last = found.rows[1]
+    assert last.mean == pytest.approx(np.mean(ramp)) and last.std == pytest.approx(
+        np.std(ramp, ddof=1)
+    )
+    assert (last.low, last.high) == evidence.interval(ramp)
+    assert found.caveats == [comparison.FEWER_SEEDS]
+
+
+def test_compare_leaves_seeds_that_nothing_shares(tmp_path):
+    ramp = [0.8 + 0.01 * i for i in range(6)]
+    a, b = (finals({"AdamW": own}, directory=tmp_path / str(len(own))) for own in (ramp, ramp[:4]))
+    c = finals({"SGDW": ramp[:5]}, directory=tmp_path / "c", seed=1)
+    c.trials = [
+        trial(t.optimizer, t.score, role=t.role, number=t.number, seed=t.seed + 10**6)
+        for t in c.trials
+    ]
+    assert sorted(row.n for row in tuning.compare(a, b, c).rows) == [4, 4, 5]
 
 
 def test_compare_says_why_it_is_not_fair(tmp_path):

@@ -3,7 +3,8 @@
 Shows:    `storage=`: machines take trials in turn, none twice, none lost, and each ends with the
           whole study in its own folder. The model and the data must be the same on all of them.
 Run time: a minute for two processes on two cores with JAX, in place of two machines.
-Expected: the leaderboard of `digits_mlp.py` to the last digit, then `shares` of the work, such as
+Expected: a leaderboard like that of `digits_mlp.py`, with other digits: what is tried later depends
+          on which trials are done first (but with `sampler="qmc"`). Then `shares`, such as
 
     first:4711: 36 trials, second:815: 36 trials
 

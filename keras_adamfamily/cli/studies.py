@@ -92,6 +92,7 @@ def heatmap(
     from keras_adamfamily import registry, tuning
     from keras_adamfamily.tuning import figures
     from keras_adamfamily.tuning import heatmap as picture
+    from keras_adamfamily.tuning.study import columns_of
 
     study = tuning.Study(folder)
     names = [registry.find(name).name for name in names_in(optimizer or "")]
@@ -101,15 +102,13 @@ def heatmap(
     names = names or list(study.space.optimizers)
     if as_json:
         fields = ("number", "status", "score", "epoch")
-        print_json(
-            {
-                name: [
-                    {field: getattr(trial, field) for field in fields} | trial.short_hyperparameters
-                    for trial in figures.searched(study, name)
-                ]
-                for name in names
-            }
-        )
+
+        def shown(trial):
+            values = trial.short_hyperparameters
+            named = zip(columns_of(values, fields), values.values(), strict=True)
+            return {field: getattr(trial, field) for field in fields} | dict(named)
+
+        print_json({name: list(map(shown, figures.searched(study, name))) for name in names})
     if out is not None or not as_json:
         out = out or folder / "heatmap.png"
         picture.save(study, names, out)

@@ -13,6 +13,7 @@ from keras_adamfamily.tuning.study import Study
 
 #: Settings that may differ without favoring a study.
 HARMLESS = {"space", "seed", "build_model", "backend", "finalist_seeds", "trials_per_optimizer"}
+FEWER_SEEDS = "some have more fresh seeds than others: only the runs on those that they share count"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +43,8 @@ def compare(*studies: Study) -> StudyComparison:
     """Compares the optimizers of several studies by their runs on fresh seeds.
 
     Runs are compared in pairs where the studies share their seeds, which they do if they were
-    started with the same `seed`; otherwise as independent samples.
+    started with the same `seed`; otherwise as independent samples. If some have more runs on fresh
+    seeds than others, those on the seeds that all share are compared, and a caveat says so.
 
     Args:
         *studies: Two or more, of the same objective.
@@ -67,19 +69,40 @@ def compare(*studies: Study) -> StudyComparison:
         for name, study in zip(names, studies, strict=True)
         for row in study.leaderboard()
     ]
-    rows = Scoring([], studies[0].settings.direction).ranked(rows)
     missing = [
         f"{name}: {text}"
         for name, study in zip(names, studies, strict=True)
         if (text := study.unfinished())
     ]
+    alike = None if missing else _on_shared_seeds(rows)
+    rows = Scoring([], studies[0].settings.direction).ranked(alike or rows)
     return StudyComparison(
         objective=studies[0].settings.objective,
         rows=rows,
         comparisons=leaderboard.comparisons(rows),
-        caveats=_caveats(names, studies),
+        caveats=_caveats(names, studies) + [FEWER_SEEDS] * bool(alike),
         verdict=" ".join(missing) or leaderboard.verdict(rows),
     )
+
+
+def _on_shared_seeds(rows: Sequence[LeaderboardRow]) -> list[LeaderboardRow] | None:
+    """The rows with the runs on seeds that they share alone; `None` if that is all of them.
+
+    A mean over other seeds could put first what is behind on each seed that both have.
+    """
+    whole = [row for row in rows if row.mean is not None]
+    kept = {}
+    for row in whole:
+        seeds = set(row.finals)
+        for other in whole:
+            seeds = seeds & set(other.finals) or seeds
+        kept[row.optimizer] = {seed: x for seed, x in row.finals.items() if seed in seeds}
+    if all(len(kept[row.optimizer]) == row.n for row in whole):
+        return None
+    return [
+        dataclasses.replace(row, **leaderboard.on_fresh_seeds(kept.get(row.optimizer, row.finals)))
+        for row in rows
+    ]
 
 
 def _names(studies: Sequence[Study]) -> list[str]:

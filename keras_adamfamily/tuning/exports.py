@@ -10,7 +10,6 @@ import csv
 import dataclasses
 import datetime
 import json
-import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from keras_adamfamily.tuning import leaderboard
 from keras_adamfamily.tuning.leaderboard import LeaderboardRow
 from keras_adamfamily.tuning.storage import DIRECTIONS, by_epoch, quiet, sqlite_url
-from keras_adamfamily.tuning.study import Study
+from keras_adamfamily.tuning.study import Study, cell, columns_of
 from keras_adamfamily.tuning.trial import OK, PRUNED, SEARCH, TrialResult
 
 
@@ -31,14 +30,13 @@ def to_csv(study: Study, path: Path) -> None:
     names = list(dict.fromkeys(name for t in study.trials for name in t.short_hyperparameters))
     left_out = ("hyperparameters", "curves", "facts")
     fields = [f.name for f in dataclasses.fields(TrialResult) if f.name not in left_out]
-    taken = [f"hyperparameter {name}" if name in fields else name for name in names]
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(map(_cell, [*fields, *taken]))
+        writer.writerow(map(cell, [*fields, *columns_of(names, fields)]))
         for trial in study.trials:
             values = trial.short_hyperparameters
             row = [getattr(trial, name) for name in fields] + [values.get(name) for name in names]
-            writer.writerow(map(_cell, row))
+            writer.writerow(map(cell, row))
 
 
 def to_json(study: Study, path: Path) -> None:
@@ -232,12 +230,3 @@ def _distributions(
 def _refuse_existing(path: Path) -> None:
     if path.exists():
         raise FileExistsError(f"{str(path)!r} is there already: remove it, or choose another place")
-
-
-def _cell(value: Any) -> Any:
-    """A value that no spreadsheet takes for a formula."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
-        return f"'{value}"
-    return value

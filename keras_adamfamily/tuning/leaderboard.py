@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from keras_adamfamily.tuning import evidence
@@ -144,28 +144,34 @@ class Scoring:
     def _row(self, optimizer: str) -> LeaderboardRow:
         trials, finals = self.of(SEARCH, optimizer), self.of(FINAL, optimizer)
         best = self.best_trial(optimizer)
-        scores = [trial.score for trial in finals if trial.status == OK]
-        lost = len(finals) - len(scores)
-        scores = [] if lost else scores
-        low, high = (scores and evidence.interval(scores)) or (None, None)
         return LeaderboardRow(
             rank=0,
             optimizer=optimizer,
-            mean=statistics.fmean(scores) if scores else None,
-            std=statistics.stdev(scores) if len(scores) > 1 else None,
-            low=low,
-            high=high,
-            n=len(finals),
             search_score=best.score if best else None,
             hyperparameters=best.short_hyperparameters if best else {},
             trials=len(trials),
             pruned=sum(trial.status == PRUNED for trial in trials),
             diverged=sum(trial.status == DIVERGED for trial in trials),
             failed=sum(trial.status == FAILED for trial in trials),
-            finals_lost=lost,
             seconds=statistics.median(t.seconds for t in trials) if trials else None,
-            finals={t.seed: t.score if t.status == OK else None for t in finals},
+            **on_fresh_seeds({t.seed: t.score if t.status == OK else None for t in finals}),
         )
+
+
+def on_fresh_seeds(finals: Mapping[int, float | None]) -> dict[str, Any]:
+    """What a row says of these runs; it has no mean if one of them was lost."""
+    lost = sum(score is None for score in finals.values())
+    scores = [] if lost else list(finals.values())
+    low, high = (scores and evidence.interval(scores)) or (None, None)
+    return {
+        "mean": statistics.fmean(scores) if scores else None,
+        "std": statistics.stdev(scores) if len(scores) > 1 else None,
+        "low": low,
+        "high": high,
+        "n": len(finals),
+        "finals_lost": lost,
+        "finals": dict(finals),
+    }
 
 
 def comparisons(rows: Sequence[LeaderboardRow]) -> list[Comparison]:

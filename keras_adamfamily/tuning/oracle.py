@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import math
 import numbers
@@ -33,6 +34,29 @@ from keras_adamfamily.validation import check_integer
 
 SAMPLERS = ("gp", "tpe", "qmc", "random")
 MOST_KNOWN = 500  # trials from which a Gaussian process learns at most
+
+
+def synchronized(method: Callable) -> Callable:
+    """KerasTuner's lock of an oracle, let go of when the method raises too.
+
+    KerasTuner's own keeps it then, and a chief waits for it for ever.
+    """
+
+    @keras_tuner.synchronized
+    def tried(*args, **kwargs):
+        try:
+            return method(*args, **kwargs), None
+        except BaseException as error:
+            return None, error
+
+    @functools.wraps(method)
+    def locked(*args, **kwargs):
+        result, error = tried(*args, **kwargs)
+        if error is not None:
+            raise error
+        return result
+
+    return locked
 
 
 class Halving:
@@ -225,7 +249,7 @@ class OptunaOracle(keras_tuner.Oracle):
 
     # The protocol of KerasTuner.
 
-    @keras_tuner.synchronized
+    @synchronized
     def create_trial(self, tuner_id: str) -> Trial:
         """The next trial; its status is `"STOPPED"` if there is none to begin."""
         if tuner_id in self.ongoing_trials:
@@ -237,7 +261,7 @@ class OptunaOracle(keras_tuner.Oracle):
         self.tuner_ids.discard(tuner_id)
         return Trial(self.get_space(), "none", TrialStatus.STOPPED)
 
-    @keras_tuner.synchronized
+    @synchronized
     def create_trials(self, tuner_id: str, limit: int) -> list[Trial]:
         """Up to `limit` trials of one group and one block; none when all have been begun.
 
@@ -257,23 +281,42 @@ class OptunaOracle(keras_tuner.Oracle):
                     break
             else:
                 return []
-        trials = [self._as_trial(name, frozen) for frozen in claimed]
-        for trial, frozen in zip(trials, claimed, strict=True):
-            self._claimed[trial.trial_id] = frozen
-            self._curves[trial.trial_id] = []
-            self.trials[trial.trial_id] = trial
-            self.start_order.append(trial.trial_id)
+        trials = [self._begun(name, frozen) for frozen in claimed]
+        for trial in trials:
             self.ongoing_trials[tuner_id if limit == 1 else trial.trial_id] = trial
             self._display.on_trial_begin(trial)
         return trials
 
-    @keras_tuner.synchronized
+    def _begun(self, group: str, frozen: FrozenTrial) -> Trial:
+        trial = self._as_trial(group, frozen)
+        self._claimed[trial.trial_id] = frozen
+        self._curves[trial.trial_id] = []
+        self.trials[trial.trial_id] = trial
+        self.start_order.append(trial.trial_id)
+        return trial
+
+    def _has_ended(self, trial_id: str) -> bool:
+        """Whether a trial has ended. One that a chief had begun that has died since is taken over:
+        its worker goes on with it."""
+        if trial_id in self._claimed:
+            return False
+        group, _, number = trial_id.rpartition("-")
+        frozen = self._opened().take_over(group, int(number))
+        if frozen is None:
+            return True
+        self.ongoing_trials[trial_id] = self._begun(group, frozen)
+        return False
+
+    @synchronized
     def update_trial(self, trial_id: str, metrics: Mapping[str, float], step: int = 0) -> Trial:
         """Takes the metrics after a step (an epoch, counted from 0).
 
         Returns:
-            The trial; its status is `"STOPPED"` if the pruner says that it is not worth going on.
+            The trial; its status is `"STOPPED"` if the pruner says that it is not worth going on,
+            or if another worker was given it as well, and has ended it.
         """
+        if self._has_ended(trial_id):
+            return Trial(self.get_space(), trial_id, TrialStatus.STOPPED)
         trial = self.trials[trial_id]
         for name, value in metrics.items():
             if not trial.metrics.exists(name):
@@ -289,9 +332,11 @@ class OptunaOracle(keras_tuner.Oracle):
             trial.status = TrialStatus.STOPPED
         return trial
 
-    @keras_tuner.synchronized
+    @synchronized
     def end_trial(self, trial: Trial) -> None:
-        """Ends a trial, whatever became of it."""
+        """Ends a trial, whatever became of it; one that has ended stays as it is."""
+        if self._has_ended(trial.trial_id):
+            return
         known = self.trials[trial.trial_id]
         known.status, known.message = trial.status, trial.message
         known.hyperparameters = trial.hyperparameters

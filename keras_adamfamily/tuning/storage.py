@@ -180,6 +180,16 @@ class Storage:
                 new.append(trial)
             return new
 
+    def take_over(self, name: str, number: int) -> FrozenTrial | None:
+        """Takes a trial that has not ended, whoever has begun it; `None` if it has ended."""
+        self._locks.hold(self.worker)
+        with self.lock():
+            trial = self.trials(name)[number]
+            if trial.state.is_finished():
+                return None
+            self._optuna.set_trial_user_attr(trial._trial_id, WORKER, self.worker)
+            return trial
+
     def finish(
         self,
         trial: FrozenTrial,

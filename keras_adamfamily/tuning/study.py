@@ -15,9 +15,10 @@ import dataclasses
 import importlib.metadata
 import inspect
 import json
+import math
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -391,13 +392,12 @@ class Study:
     def _write_leaderboard(self) -> None:
         rows = [dataclasses.asdict(row) for row in self.leaderboard()]
         tuned = dict.fromkeys(name for row in rows for name in row["hyperparameters"])
-        for row in rows:
-            values = row.pop("hyperparameters")
-            row.update({name: values.get(name) for name in tuned})
+        values = [row.pop("hyperparameters") for row in rows]
         with open(self.directory / "leaderboard.csv", "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
+            writer = csv.writer(file)
+            writer.writerow(map(cell, [*rows[0], *columns_of(tuned, rows[0])]))
+            for row, own in zip(rows, values, strict=True):
+                writer.writerow(map(cell, [*row.values(), *map(own.get, tuned)]))
 
     def _write_best(self) -> None:
         """`best.json` is what `keras_adamfamily.get` accepts; there is none without a winner."""
@@ -489,6 +489,20 @@ def _write_study(
         "storage": storage,
     }
     _write(folder / "study.json", json.dumps(content, indent=2) + "\n")
+
+
+def columns_of(hyperparameters: Iterable[str], taken: Container[str]) -> list[str]:
+    """What hyperparameters are called beside what is called otherwise: a model may have any."""
+    return [f"hyperparameter {name}" if name in taken else name for name in hyperparameters]
+
+
+def cell(value: Any) -> Any:
+    """A value as a table has it, that no spreadsheet takes for a formula."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return f"'{value}"
+    return value
 
 
 def _write(path: Path, text: str) -> None:

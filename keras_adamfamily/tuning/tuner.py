@@ -64,6 +64,7 @@ class OptimizerTuner(keras_tuner.Tuner):
 
     Raises:
         ValueError: If an argument is out of range, or the strategy cannot be had.
+        TypeError: If a subclass overrides `run_trial`.
 
     Example:
 
@@ -103,6 +104,12 @@ class OptimizerTuner(keras_tuner.Tuner):
                 f"An OptimizerTuner has no use for {', '.join(sorted(unknown))}: `build_model` "
                 "compiles the model, in the scope of a `tf.distribute` strategy if need be, and "
                 "`tuning.tune` trains the best settings on further random seeds"
+            )
+        if type(self).run_trial is not OptimizerTuner.run_trial:
+            raise TypeError(
+                f"{type(self).__name__} has a `run_trial` of its own, which an OptimizerTuner does "
+                "not call: derive it from `keras_tuner.Tuner`, which takes the same oracle and "
+                "hypermodel, or give the hypermodel a `fit` of its own"
             )
         super().__init__(oracle, hypermodel, **kwargs)
         self._remembers = isinstance(oracle, OptunaOracle) and self.oracle is oracle
@@ -268,7 +275,7 @@ class OptimizerTuner(keras_tuner.Tuner):
                 self.tuner_id, max(lanes, self.oracle.block) if whole else lanes
             )
         names = {self.tuner_id}
-        if not self._is_fit and isinstance(self.hypermodel, OptimizerHyperModel):
+        if not self._is_fit and self._is_ours:
             names = {f"{self.tuner_id}-{lane:02d}" for lane in range(min(self.lanes, FEW))}
         while True:
             trials = {name: self.oracle.create_trial(name) for name in sorted(names)}
@@ -285,7 +292,14 @@ class OptimizerTuner(keras_tuner.Tuner):
     @property
     def _is_fit(self) -> bool:
         """Whether it is known that trials are trained one by one."""
-        return "fit" in (self.strategy, self._choice and self._choice.strategy)
+        known = self.strategy, self._choice and self._choice.strategy
+        return keras.config.backend() != "jax" or "fit" in known
+
+    @property
+    def _is_ours(self) -> bool:
+        """Whether trials are trained by `model.fit`, or in whatever way gives the same."""
+        kind = type(self.hypermodel)
+        return issubclass(kind, OptimizerHyperModel) and kind.fit is OptimizerHyperModel.fit
 
     def _asked(self, trial: Trial) -> Asked:
         values = dict(trial.hyperparameters.values)
@@ -354,20 +368,22 @@ class OptimizerTuner(keras_tuner.Tuner):
             return self._choice
         if keras.config.backend() == "jax":
             use_compilation_cache()
-        ours = isinstance(self.hypermodel, OptimizerHyperModel)
         together = Together(training, self.hypermodel, self.strategy, self.lanes, self.say)
         choice = Choice(self.strategy, f"{self.strategy}: as asked")
         if self.strategy == "auto":
-            choice = Choice("fit", "fit: the hypermodel is no OptimizerHyperModel")
-            if ours:
+            what = "is no OptimizerHyperModel"
+            if isinstance(self.hypermodel, OptimizerHyperModel):
+                what = "has a `fit` of its own"
+            choice = Choice("fit", f"fit: the hypermodel {what}")
+            if self._is_ours:
                 self.say("measuring how to train the trials")
                 choice = together.choose(asked, self.oracle.max_trials or len(asked))
             self.note(choice.reason)
         elif self.strategy != "fit":
-            if not ours:
+            if not self._is_ours:
                 raise ValueError(
-                    f"`strategy={self.strategy!r}` needs an OptimizerHyperModel. "
-                    f"Received: hypermodel={self.hypermodel!r}"
+                    f"`strategy={self.strategy!r}` needs an OptimizerHyperModel with its own "
+                    f"`fit`. Received: hypermodel={self.hypermodel!r}"
                 )
             together.check()
         if choice.strategy != "fit":
