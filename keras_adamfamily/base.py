@@ -138,6 +138,9 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
     It returns what to subtract from the weight, and the new state. It assigns nothing, keeps no
     Python state, and never branches on a tensor.
 
+    It goes into `model.compile`, saving and loading like those of the package. `get`, the command
+    and the tuner know the optimizers of the registry alone.
+
     Args:
         learning_rate: A float >= 0, a `keras.optimizers.schedules.LearningRateSchedule`, or a
             callable without arguments.
