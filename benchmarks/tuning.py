@@ -587,6 +587,8 @@ def main():
     from benchmarks.step import machine
 
     wanted = given.only.split(",") if given.only else list(PARTS)
+    if unknown := [name for name in wanted if name not in PARTS]:
+        parser.error(f"{', '.join(unknown)}: no part, of {', '.join(PARTS)}")
     print(machine(), flush=True)
     records = {}
     with tempfile.TemporaryDirectory() as cache:
