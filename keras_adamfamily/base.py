@@ -461,12 +461,9 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
     def _gradient(self, g, index):
         """The gradient in the precision of the arithmetic, its repeated rows merged if sparse."""
         g = backends.cast(g, self._compute_dtypes[index])
-        if not backends.is_sparse(g):
-            return g
-        clips = any((self.clipnorm, self.clipvalue, self.global_clipnorm))
-        if self.handles_sparse_gradients and (backends.CLIPS_SPARSE or not clips):
-            return backends.merge_rows(g)
-        return backends.densify(g)
+        if backends.is_sparse(g):
+            return backends.merge_rows(g) if self.handles_sparse_gradients else backends.densify(g)
+        return g
 
     def _step(self, grads, indices, rate, scale=1.0) -> None:
         """Updates the variables of `indices` by the gradients times a float."""
@@ -482,6 +479,8 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         bounds = self.clipnorm, self.clipvalue, self.global_clipnorm
         if any(bounds) and _in_place():
             return kernels.clip(grads, *bounds)
+        if any(bounds) and not backends.CLIPS_SPARSE:
+            grads = [backends.densify(g) if backends.is_sparse(g) else g for g in grads]
         factors = self._factors(grads)
         if factors is None:
             return super()._clip_gradients(grads)

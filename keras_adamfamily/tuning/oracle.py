@@ -296,8 +296,7 @@ class OptunaOracle(keras_tuner.Oracle):
         return trial
 
     def _has_ended(self, trial_id: str) -> bool:
-        """Whether a trial has ended. One that a chief had begun that has died since is taken over:
-        its worker goes on with it."""
+        """Whether a trial has ended; takes over one of a dead chief's, whose worker goes on."""
         if trial_id in self._claimed:
             return False
         group, _, number = trial_id.rpartition("-")

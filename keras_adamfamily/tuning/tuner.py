@@ -382,8 +382,8 @@ class OptimizerTuner(keras_tuner.Tuner):
         elif self.strategy != "fit":
             if not self._is_ours:
                 raise ValueError(
-                    f"`strategy={self.strategy!r}` needs an OptimizerHyperModel with its own "
-                    f"`fit`. Received: hypermodel={self.hypermodel!r}"
+                    f"`strategy={self.strategy!r}` needs an OptimizerHyperModel, and one that "
+                    f"does not override `fit`. Received: hypermodel={self.hypermodel!r}"
                 )
             together.check()
         if choice.strategy != "fit":
