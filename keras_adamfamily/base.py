@@ -720,7 +720,8 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
             if index is None:  # it was frozen when the optimizer was built
                 continue
             average = self._model_variables_moving_average[index]
-            if average is not None:
+            # After a `fit` that failed, Keras's JAX trainer asks for it without the values.
+            if average is not None and average._value is not None:
                 w = self.weight_of_average(ops.convert_to_tensor(average), self._traits[index])
                 # A copy: on JAX the two would share a buffer, which the next step donates.
                 variable.assign(ops.copy(ops.cast(w, variable.dtype)))

@@ -543,6 +543,97 @@ def test_a_fit_of_ones_own_is_called(tmp_path):
         search(tuner(strategy="map", overwrite=True))
 
 
+class Fits(keras_tuner.HyperModel):
+    """A model, and a `fit` of its own, as in KerasTuner's guides."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def build(self, hp):
+        model = build_model(hp)
+        model.compile("sgd", model.loss, metrics=["accuracy"])
+        return model
+
+    def fit(self, hp, model, *args, **kwargs):
+        return self.function(hp, model, *args, **kwargs)
+
+
+def chooses_its_batches(hp, model, *args, **kwargs):
+    return model.fit(*args, batch_size=hp.Choice("batch_size", [16, 32]), **kwargs)
+
+
+def keeps_callbacks_to_itself(hp, model, *args, callbacks, **kwargs):
+    return model.fit(*args, **kwargs)
+
+
+def tells_and_returns_the_best(hp, model, *args, callbacks, **kwargs):
+    for callback in callbacks:
+        callback.set_model(model)
+        for epoch, value in enumerate((0.5, 0.25, 0.75)):
+            callback.on_epoch_end(epoch, {"own": value})
+    return 0.25
+
+
+OWN_FITS = {
+    "batches": (chooses_its_batches, "val_loss", None),
+    "a history": (keeps_callbacks_to_itself, "val_loss", None),
+    "batches twice": (lambda *a, **k: [chooses_its_batches(*a, **k)] * 2, "val_loss", None),
+    "a number": (lambda *a, **k: 0.5, None, 0.5),
+    "an integer": (lambda *a, **k: 2, "own:min", 2.0),
+    "a mean": (lambda *a, **k: [0.25, {"own": 0.5, "other": 1}], "own:min", 0.375),
+    "a dictionary": (lambda *a, **k: {"own": 0.5, "why": "?", "all": [1, 2]}, "own:min", 0.5),
+    "the best": (tells_and_returns_the_best, "own:min", 0.25),
+}
+
+
+@pytest.mark.parametrize("kind", OWN_FITS)
+@pytest.mark.parametrize("ours", [True, False])
+def test_what_a_fit_of_ones_own_returns_counts(kind, ours, tmp_path):
+    function, objective, expected = OWN_FITS[kind]
+    if objective and ":" in objective:
+        objective = keras_tuner.Objective(*objective.split(":"))
+    make = tuning.OptunaOracle if ours else ORACLES.RandomSearchOracle
+    tuner = tuning.OptimizerTuner(
+        make(objective, max_trials=2), Fits(function), directory=tmp_path, note=lambda text: None
+    )
+    tuner.search(*blobs(0), validation_data=blobs(1), epochs=2, verbose=0)
+    trials = list(tuner.oracle.trials.values())
+    assert [trial.status for trial in trials] == ["COMPLETED"] * 2
+    for trial in trials:
+        if expected is not None:
+            assert trial.score == expected
+        else:
+            assert 0.0 < trial.score < 10.0
+    asks = "batches" in kind
+    assert all(asks == ("batch_size" in trial.hyperparameters.values) for trial in trials)
+    assert asks == ("batch_size" in {hp.name for hp in tuner.oracle.get_space().space})
+    if ours:  # and what is read from the database
+        tuner.oracle.trials.clear()
+        tuner.reload()
+        again = tuner.oracle.trials
+        for trial in trials:
+            assert again[trial.trial_id].hyperparameters.values == trial.hyperparameters.values
+
+
+def test_a_fit_that_tells_nothing_is_refused_and_one_that_is_not_finite_has_diverged(tmp_path):
+    def searched(returned, folder):
+        tuner = tuning.OptimizerTuner(
+            tuning.OptunaOracle(keras_tuner.Objective("own", "min"), max_trials=2),
+            Fits(lambda *args, **kwargs: returned),
+            directory=tmp_path / folder,
+            note=lambda text: None,
+        )
+        tuner.search(*blobs(0), validation_data=blobs(1), verbose=0)
+        return [(trial.status, trial.message) for trial in tuner.oracle.trials.values()]
+
+    with pytest.raises(keras_tuner.errors.FatalTypeError, match="is None.*forget to return"):
+        searched(None, "a")
+    with pytest.raises(keras_tuner.errors.FatalValueError, match="own, as one of the keys"):
+        searched({"another": 1.0}, "b")
+    assert searched(float("nan"), "c") == [("FAILED", "own not finite")] * 2
+
+
 def test_a_run_trial_of_ones_own_is_refused(tmp_path):
     class Own(tuning.OptimizerTuner):
         def run_trial(self, trial, *args, **kwargs):

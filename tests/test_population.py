@@ -195,6 +195,65 @@ def test_order_and_weights_of_the_examples_are_those_of_fit(shuffle):
     assert_same({"loss": curves["loss"][0]}, history.history, 1e-6)
 
 
+class WithItsOwnStep(keras.Model):
+    """As in Keras's guide on custom training steps: neither a loss nor metrics are compiled."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.mean = keras.metrics.Mean("loss")
+
+    @property
+    def metrics(self):
+        return [self.mean]
+
+    def train_step(self, state, data):
+        import jax
+
+        trainable, fixed, optimizer, metrics = state
+        x, y = data
+
+        def loss(trainable):
+            predicted, new = self.stateless_call(trainable, fixed, x, training=True)
+            return keras.ops.mean((y[:, None] - predicted) ** 2), new
+
+        (value, fixed), grads = jax.value_and_grad(loss, has_aux=True)(trainable)
+        trainable, optimizer = self.optimizer.stateless_apply(optimizer, grads, trainable)
+        metrics = self.mean.stateless_update_state(metrics, value)
+        logs = {"loss": self.mean.stateless_result(metrics)}
+        return logs, (trainable, fixed, optimizer, metrics)
+
+
+def with_a_loss_of_its_own():
+    inputs = keras.Input((3,))
+    model = WithItsOwnStep(inputs, keras.layers.Dense(1)(inputs))
+    model.compile(kaf.AdamW(0.05))
+    return model
+
+
+def with_an_added_loss():
+    class Added(keras.layers.Layer):
+        def call(self, x):
+            self.add_loss(keras.ops.mean(x**2))
+            return x
+
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, Added()(keras.layers.Dense(1)(inputs)))
+    model.compile(kaf.AdamW(0.05))
+    return model
+
+
+@on_jax
+@pytest.mark.parametrize("build", [with_a_loss_of_its_own, with_an_added_loss])
+def test_order_of_a_model_that_fit_need_not_look_at(build):
+    """It has nothing to be built, so `fit` draws no order beside those of the epochs."""
+    x, y = data()[0], data()[1].astype("float32")
+    one = Population(build, (x, y), hyperparameters={}, seeds=[7], batch_size=BATCH)
+    curves = one.train(epochs=2)
+    keras.utils.set_random_seed(7)
+    history = build().fit(x, y, BATCH, 2, 0).history
+    np.testing.assert_allclose(curves["loss"][0], history["loss"], rtol=1e-5)
+
+
 @on_jax
 def test_a_seed_decides_initial_weights_order_and_dropout():
     same = {"learning_rate": [0.01] * 3}

@@ -81,3 +81,19 @@ def test_callbacks_may_change_the_learning_rate():
     kernel = to_numpy(model.weights[0])
     model.fit(images, labels, initial_epoch=1, epochs=2, verbose=0, callbacks=[halve])
     assert np.array_equal(to_numpy(model.weights[0]), kernel)  # eta = 0: no step and no decay
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="the others train the variables that are left")
+def test_what_is_wrong_is_told_with_averages_too():
+    """`fit` ends by writing them into the model, also when it fails."""
+    model = keras.Sequential(
+        [keras.Input((3,)), keras.layers.Dense(4, name="hidden"), keras.layers.Dense(1)]
+    )
+    optimizer = kaf.AdamW(1e-3, use_ema=True)
+    data = np.ones((8, 3), "float32"), np.ones((8, 1), "float32")
+    model.compile(optimizer, "mse")
+    model.fit(*data, verbose=0)
+    model.get_layer("hidden").trainable = False
+    model.compile(optimizer, "mse")
+    with pytest.raises(ValueError, match="the optimizer was built with 4 variables"):
+        model.fit(*data, verbose=0)

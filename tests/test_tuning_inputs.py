@@ -308,6 +308,155 @@ def test_a_compiled_model_is_copied_with_all_that_it_was_compiled_with():
     assert len({id(m._compile_config.config["metrics"][0]) for m in [model, *copies]}) == 3
 
 
+def test_a_copied_model_keeps_what_is_not_trained(tmp_path):
+    """Statistics of the data, and a backbone: in a nested model, and in one that is not built."""
+    x, y = blobs()
+    normalization = keras.layers.Normalization()
+    normalization.adapt(1000.0 + 10.0 * x)
+    backbone = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, name="inner")])
+    backbone.trainable = False
+    model = keras.Sequential([normalization, backbone, keras.layers.Dense(3, name="head")])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(loss=loss)
+    hypermodel = tuning.OptimizerHyperModel(model, **LENGTH)
+    for is_built in (False, True):
+        copy = hypermodel.build(keras_tuner.HyperParameters())
+        assert copy(1000.0 + 10.0 * x).shape == model(1000.0 + 10.0 * x).shape
+        for own, copied in zip(model.layers[:2], copy.layers[:2], strict=True):
+            np.testing.assert_array_equal(own(x), copied(x))
+            for mine, other in zip(own.weights, copied.weights, strict=True):
+                assert mine is not other
+        heads = [np.array(m.get_layer("head").kernel) for m in (model, copy)]
+        assert not np.array_equal(*heads), is_built
+        assert len(copy.trainable_variables) == 2
+    backbone_before = backbone.get_weights()
+    tune(tmp_path, model, data=((1000.0 + 10.0 * x, y), (1000.0 + 10.0 * x, y)), finalist_seeds=0)
+    for mine, before in zip(backbone.get_weights(), backbone_before, strict=True):
+        np.testing.assert_array_equal(mine, before)
+
+
+class Weighted(keras.Model):
+    """A `compile` of its own, with arguments that Keras's has not, as in Keras's guides."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = keras.layers.Dense(3)
+
+    def call(self, x):
+        return self.head(x)
+
+    def compile(self, optimizer, own_loss, factor=1.0, **others):
+        super().compile(optimizer=optimizer, **others)
+        self.own_loss, self.factor = own_loss, factor
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        return self.factor * keras.ops.mean(self.own_loss(y, y_pred))
+
+
+@pytest.mark.once("torch", "jax", "tensorflow")
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_compile_of_the_models_own_is_left_as_it_was_called(strategy, tmp_path):
+    def build(factor):
+        model = Weighted()
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile("adam", loss, factor=factor)
+        return model
+
+    # A rate that leaves the weights where they are: the losses are in the ratio of the factors.
+    settings = {"strategy": strategy, "finalist_seeds": 0, "max_trials": 2, "epochs": 1}
+    space = tuning.SearchSpace(["AdamW", "SGDW"], ranges={"learning_rate": (1e-12, 2e-12)})
+    one, hundred = (
+        tune(tmp_path / str(factor), lambda f=factor: build(f), optimizers=space, **settings)
+        for factor in (1.0, 100.0)
+    )
+    for a, b in zip(one.trials, hundred.trials, strict=True):
+        np.testing.assert_allclose(100.0 * a.score, b.score, rtol=1e-5)
+        np.testing.assert_allclose(100.0 * a.curves["loss"][0], b.curves["loss"][0], rtol=1e-5)
+
+
+def test_a_model_that_does_not_use_its_optimizer_is_refused(tmp_path):
+    class Idle(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.head = keras.layers.Dense(3)
+
+        def call(self, x):
+            return self.head(x)
+
+        def train_step(self, *arguments):
+            if keras.config.backend() == "jax":
+                state, (x, y) = arguments
+                return {"loss": keras.ops.mean(x)}, state
+            return {"loss": keras.ops.mean(keras.ops.convert_to_tensor(arguments[0][0]))}
+
+    def build():
+        model = Idle()
+        model.compile(loss="sparse_categorical_crossentropy")
+        return model
+
+    with pytest.raises(RuntimeError, match="`train_step` does not use `self.optimizer`"):
+        tune(tmp_path / "s", build, objective="val_loss")
+    assert not (tmp_path / "s").exists()
+
+
+def depending_on_the_optimizer(hp):
+    """As KerasTuner's functions do for what one optimizer alone has."""
+    name = hp.Choice("optimizer", ["adam", "sgd"])
+    with hp.conditional_scope("optimizer", ["sgd"]):
+        momentum = hp.Float("momentum", 0.0, 0.9)
+        assert momentum is None
+        with hp.conditional_scope("momentum", [0.0]):
+            assert hp.Boolean("nesterov") is None
+    with hp.conditional_scope("optimizer", ["adam"]):
+        units = hp.Choice("units", [4, 8])
+        with hp.conditional_scope("units", [8]):
+            rate = hp.Float("rate", 0.1, 0.5)
+            assert (rate is None) == (units == 4)
+    hidden = keras.layers.Dense(units, "relu")
+    model = keras.Sequential([keras.Input((3,)), hidden, keras.layers.Dense(3)])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(name, loss=loss)
+    return model
+
+
+def test_a_scope_on_an_optimizer_that_is_replaced_holds_what_its_default_says(tmp_path):
+    with pytest.warns(UserWarning, match="keep their defaults .optimizer='adam'. and are not"):
+        study = tune(tmp_path, depending_on_the_optimizer, max_trials=8, finalist_seeds=0)
+    assert [trial.status for trial in study.trials] == ["ok"] * 8
+    for trial in study.trials:
+        own = {"learning_rate", "weight_decay", "units"}
+        if trial.hyperparameters["units"] == 8:
+            own.add("rate")
+        assert set(trial.short_hyperparameters) == own
+    assert {trial.hyperparameters["units"] for trial in study.trials} == {4, 8}
+
+
+@pytest.mark.once("torch", "jax")
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_names_that_keras_counts_are_the_first_in_every_trial(strategy, tmp_path):
+    """Of metrics that are objects, and of outputs without a name."""
+
+    def build():
+        inputs = keras.Input((3,))
+        outputs = [keras.layers.Dense(1, "sigmoid")(inputs) for _ in range(2)]
+        model = keras.Model(inputs, outputs)
+        model.compile(
+            loss=["binary_crossentropy"] * 2, metrics=[[keras.metrics.AUC()], [keras.metrics.AUC()]]
+        )
+        return model
+
+    data = [(x, [y == 0, y == 1]) for x, y in (blobs(0), blobs(1))]
+    data = [(x, [np.float32(one)[:, None] for one in y]) for x, y in data]
+    given = keras.layers.Dense(2), keras.metrics.AUC()  # as in a session that has some already
+    study = tune(
+        tmp_path, build, data, strategy=strategy, objective="val_dense_1_auc_1:max", epochs=1
+    )
+    assert [trial.status for trial in study.trials] == ["ok"] * 8
+    for trial in study.trials:
+        assert {"val_dense_auc", "val_dense_1_loss"} <= set(trial.curves)
+    assert given[0].name.startswith("dense")
+
+
 def test_a_model_of_a_class_of_ones_own_is_not_copied():
     class Scaled(keras.Model):
         def call(self, x):

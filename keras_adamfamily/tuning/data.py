@@ -80,7 +80,7 @@ class Data:
         elif isinstance(data, keras.utils.PyDataset):
             batches = _PyDataset(name, data)
         else:
-            return _Arrays(name, data, batch_size or 32)
+            return _Arrays(name, data, batch_size)
         if batch_size not in (None, batches.batch_size):
             raise ValueError(
                 f"`{name}` comes in batches of {batches.batch_size}: leave out `batch_size`, or "
@@ -123,11 +123,11 @@ class _Arrays(Data):
 
     shuffled = is_arrays = True
 
-    def __init__(self, name: str, data: Any, batch_size: int):
+    def __init__(self, name: str, data: Any, batch_size: int | None):
         self._name, self._arrays = name, _checked_arrays(name, data)
         self.examples = _examples(self._arrays)
-        self.batch_size = batch_size
-        self.steps = math.ceil(self.examples / batch_size)
+        self.batch_size, self.has_size = batch_size or 32, batch_size is not None
+        self.steps = math.ceil(self.examples / self.batch_size)
 
     @property
     def fingerprint(self):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import inspect
 import warnings
 import weakref
@@ -25,8 +26,9 @@ class OptimizerHyperModel(keras_tuner.HyperModel):
             hyperparameters then join the search, but for those that are named like one of the
             space's, such as `learning_rate`: they keep their defaults, since they are of the
             optimizer that is replaced. Or a compiled Sequential or Functional model, of which each
-            trial gets a copy with new initial weights. If the model is compiled, its loss, metrics
-            and other settings stay and only its optimizer is replaced.
+            trial gets a copy with new initial weights, but for those of frozen layers and what
+            `adapt` has found. If the model is compiled, its loss, metrics and other settings stay
+            and only its optimizer is replaced.
         space: The `SearchSpace`; by default the registry's ranges for AdamW, NAdamW and SGDW.
         dataset_size: Number of training examples.
         epochs: Number of epochs of a full training. With `batch_size` and `dataset_size` it turns
@@ -109,7 +111,7 @@ class OptimizerHyperModel(keras_tuner.HyperModel):
         """The user's model, whose function sees its defaults for what the space has names for."""
         view = copy.copy(hp)  # with the same space and values
         view.__class__ = _Without
-        view.names, view.met = self.space.names, {}
+        view.names, view.met, view.is_off = self.space.names, {}, False
         model = self.build_model(view)
         new = [name for name in view.met if name not in self._not_searched]
         if new:
@@ -132,16 +134,19 @@ class OptimizerHyperModel(keras_tuner.HyperModel):
     def _compile(self, model: keras.Model, optimizer) -> None:
         """Compiles as the user did, apart from the optimizer."""
         arguments = dict(self.compile_arguments)
+        compile_model = model.compile
         if model.compiled:
             # The arguments as the user gave them: `get_compile_config` would serialize them, and
-            # a loss that is a plain function would not come back.
+            # a loss that is a plain function would not come back. A `compile` of the model's own
+            # has been called, with arguments that are not known here.
             arguments = {**model._compile_config.config, **arguments}
+            compile_model = functools.partial(keras.Model.compile, model)
         elif "loss" not in arguments:
             raise ValueError(
                 "`build_model` returned a model that is not compiled, so there is no loss to "
                 "minimize. Call `model.compile(loss=..., metrics=...)` in it, or pass `loss=`"
             )
-        model.compile(**{**arguments, "optimizer": optimizer})
+        compile_model(**{**arguments, "optimizer": optimizer})
         if model.built:  # so that Hyperband's promoted trials get their optimizer state back
             model.optimizer.build(model.trainable_variables)
 
@@ -153,20 +158,39 @@ def _scope_of(model: keras.Model) -> contextlib.AbstractContextManager:
 
 
 class _Without(keras_tuner.HyperParameters):
-    """Hyperparameters that some `names` do not join; `met` are the defaults of those asked for."""
+    """Hyperparameters that some `names` do not join; `met` are the defaults of those asked for.
+
+    What depends on one of them joins if its default says so, else it `is_off`: KerasTuner gives
+    `None` for it.
+    """
 
     def _retrieve(self, hp):
+        if self.is_off:
+            return None
         if hp.name not in self.names:
             return super()._retrieve(hp)
         self.met[hp.name] = hp.default
         return hp.default
+
+    @contextlib.contextmanager
+    def conditional_scope(self, parent_name, parent_values):
+        name, was_off = self._get_name(parent_name), self.is_off
+        if not was_off and name not in self.met:
+            with super().conditional_scope(parent_name, parent_values):
+                yield
+            return
+        self.is_off = was_off or self.met[name] not in keras.tree.flatten(parent_values)
+        try:
+            yield
+        finally:
+            self.is_off = was_off
 
     def get(self, name):
         return self.met[name] if name in self.met else super().get(name)
 
 
 def _copier(model: keras.Model) -> Callable[[], keras.Model]:
-    """A function that makes copies of a compiled model, with new initial weights."""
+    """A function that makes copies of a compiled model, with new initial weights to train."""
     if not type(model).__module__.startswith("keras."):
         raise ValueError(
             f"`build_model` is a model of a class of its own, {type(model).__name__}, of which no "
@@ -188,12 +212,28 @@ def _copier(model: keras.Model) -> Callable[[], keras.Model]:
         try:
             with _scope_of(model):
                 clone = keras.models.clone_model(model)
+            _keep_untrained(model, clone)
         finally:
             model.compiled = True
         clone.compile(**arguments)
         return clone
 
     return copy_of_model
+
+
+def _keep_untrained(model: keras.Model, clone: keras.Model) -> None:
+    """Hands the clone the weights of frozen layers, and what `adapt` has found."""
+    for layer in model.layers:
+        copied = clone.get_layer(layer.name)
+        for old, new in zip(layer._flatten_layers(), copied._flatten_layers(), strict=True):
+            if old.weights and (not old.trainable or hasattr(old, "adapt")):
+                if not new.built:
+                    new.build_from_config(old.get_build_config())
+                weights: dict[str, Any] = {}
+                old.save_own_variables(weights)
+                # Arrays: on JAX two variables would share a buffer, which a step donates.
+                arrays = {k: keras.ops.convert_to_numpy(v) for k, v in weights.items()}
+                new.load_own_variables(arrays)
 
 
 def _new_metric(metric: Any) -> Any:

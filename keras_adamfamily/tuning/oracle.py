@@ -339,7 +339,10 @@ class OptunaOracle(keras_tuner.Oracle):
         known = self.trials[trial.trial_id]
         known.status, known.message = trial.status, trial.message
         known.hyperparameters = trial.hyperparameters
+        known_space = len(self.hyperparameters.space)
         self.update_space(trial.hyperparameters)  # a stock tuner meets some at some values alone
+        if len(self.hyperparameters.space) > known_space:
+            self.save()
         curve = self._curves.pop(trial.trial_id)
         result = self._results.pop(trial.trial_id, None) or self._result(known)
         curve = result.get("curves", {}).get(self.objective.name, curve)

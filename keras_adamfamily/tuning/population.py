@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -21,7 +21,7 @@ from keras_adamfamily.base import FamilyOptimizer
 from keras_adamfamily.schedules import TunablePeak
 from keras_adamfamily.tuning.program import Program, variables_of
 from keras_adamfamily.tuning.stopping import Stopping, check_early_stopping
-from keras_adamfamily.tuning.variables import give, with_variables
+from keras_adamfamily.tuning.variables import counting_names_anew, give, with_variables
 from keras_adamfamily.tuning.xla import need_jax, use_all_cores, without_collector
 from keras_adamfamily.validation import NON_NEGATIVE, check_choice, check_float, check_integer
 
@@ -56,7 +56,9 @@ class Population:
     Args:
         build_model: A function without arguments that returns a new `keras.Model`, compiled with an
             optimizer of this family. It is called once for each distinct seed, after
-            `keras.utils.set_random_seed`.
+            `keras.utils.set_random_seed`. Only the variables are each seed's own: what else it
+            draws, such as a constant array from NumPy, is the first seed's for all. Make it a
+            weight that is not trainable.
         train: The training data as arrays, `(x, y)` or `(x, y, sample_weight)`; each may be nested.
         validation: Likewise; `None` for none.
         hyperparameters: `{name: values}`, one value per lane: the floats of the optimizer that
@@ -316,15 +318,21 @@ class Population:
         return state, random
 
     def _new_model(self, seed: int) -> keras.Model:
-        """A model with its variables, ready to train."""
+        """A model with its variables, ready to train, named as the first one of a program is."""
         keras.utils.set_random_seed(seed)
-        with without_collector():
+        with without_collector(), counting_names_anew():
             model = _checked_model(self._build_model(), self.evaluate_average)
             if self._program is not None and model is self._program.model:
                 raise ValueError("`build_model` must build a new model at each call")
             self._prepare_optimizer(model)
-            model._symbolic_build(data_batch=self._batch)
+            model._symbolic_build(iterator=self._look())
         return model
+
+    def _look(self) -> Iterator[tuple]:
+        """A first batch, for which `fit` too draws an order of the examples if it is looked at."""
+        if self.shuffle:
+            np.random.permutation(self._examples)
+        yield None, None, iter([self._batch])
 
     def _prepare_optimizer(self, model) -> None:
         """Gives the model a copy of its optimizer in which the hyperparameters are variables."""
@@ -436,8 +444,6 @@ class _Orders:
         self.examples, self.shuffle = examples, shuffle
         self.random = np.random.RandomState()
         self.random.set_state(state)
-        if shuffle:  # `fit` draws one to look at the first batch, before it trains
-            self.random.permutation(examples)
 
     def __call__(self, epochs: int) -> np.ndarray:
         if self.shuffle:

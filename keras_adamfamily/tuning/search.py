@@ -20,6 +20,7 @@ import optuna
 from optuna.trial import FrozenTrial
 from rich.console import Console
 
+from keras_adamfamily.base import without_loss_scaling
 from keras_adamfamily.tuning import xla
 from keras_adamfamily.tuning.data import Data
 from keras_adamfamily.tuning.exploring import explore
@@ -90,7 +91,7 @@ def tune(
     Args:
         build_model: A function without arguments that returns a new model, or KerasTuner's
             `build_model(hp)`, or a compiled model, of which each trial gets a copy with new initial
-            weights; see `OptimizerHyperModel`.
+            weights where it is trained; see `OptimizerHyperModel`.
         train: Whatever `fit` takes: `(x, y)`, arrays of shapes `(examples, ...)`, or
             `(x, y, sample_weight)`, a `tf.data.Dataset`, a `keras.utils.PyDataset` or a PyTorch
             `DataLoader`.
@@ -521,17 +522,29 @@ def _rehearse(hypermodel: OptimizerHyperModel, training: Training) -> int:
     )
     if keras.config.backend() == "jax":
         xla.use_compilation_cache()
-    clear_session()
     try:
         hp = keras_tuner.HyperParameters()
-        hypermodel.build(hp)
-        model = hypermodel.build(hp)  # twice: it must be a new one
+        for _ in range(2):  # it must be a new one
+            clear_session()
+            model = hypermodel.build(hp)
         batch.fit(hypermodel, hp, model)
     except Exception as error:
         raise RuntimeError(f"`build_model` gave no model that trains: {one_line(error)}") from error
+    _check_trained_by(model.optimizer)
     logs = model.history.history.items()
     check_objective(training.objective.name, [name for name, x in logs if not np.ndim(x[-1])])
     return model.count_params()
+
+
+def _check_trained_by(optimizer: keras.optimizers.Optimizer) -> None:
+    """Raises `RuntimeError` for a model whose training leaves its optimizer alone."""
+    scaled = optimizer is not without_loss_scaling(optimizer)  # it may skip the first steps
+    if not scaled and not int(optimizer.iterations):
+        raise RuntimeError(
+            "`build_model` gave a model whose `train_step` does not use `self.optimizer`, the one "
+            "that `compile` is given and that the search replaces. Optimizers that the model keeps "
+            "by other names are not searched: use `self.optimizer` for what is to be tuned"
+        )
 
 
 def resume(

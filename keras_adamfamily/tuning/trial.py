@@ -19,6 +19,7 @@ import keras
 import keras_tuner
 import numpy as np
 from keras.src.backend.common import global_state
+from keras_tuner.src.engine import tuner_utils
 
 from keras_adamfamily.base import FamilyOptimizer, without_loss_scaling
 from keras_adamfamily.callbacks import EvaluateEMAWeights
@@ -214,6 +215,7 @@ class Training:
         hypermodel: keras_tuner.HyperModel,
         asked: Asked,
         is_hopeless: Callable[[int, dict[str, float]], bool] | None = None,
+        hp: keras_tuner.HyperParameters | None = None,
     ) -> TrialResult:
         """Trains from scratch by `fit`. An exception in it is not raised but becomes a result.
 
@@ -222,34 +224,42 @@ class Training:
             asked: What to train.
             is_hopeless: Called as `is_hopeless(epoch, logs)` with each epoch, counted from 0;
                 where it returns true the trial is pruned.
+            hp: KerasTuner's hyperparameters of the trial, which those join that `build` and `fit`
+                ask for in addition.
 
         Raises:
             ValueError: If there is no such objective: the same holds for every other trial.
         """
         start = time.perf_counter()
+        with_hp = hp is not None
+        hp = hp if with_hp else asked.hp()
         recorder = _Recorder(self, asked, is_hopeless)
         status, score, cause, facts = OK, None, None, {}
         try:
             clear_session()
             keras.utils.set_random_seed(asked.seed)
-            model = hypermodel.build(asked.hp())
+            model = hypermodel.build(hp)
             if isinstance(hypermodel, OptimizerHyperModel):
                 share_program(model, hypermodel.space.traced(asked.optimizer).values())
             training = dataclasses.replace(self, epochs=asked.epochs(self.epochs))
-            training.fit(hypermodel, asked.hp(), model, recorder)
+            returned = training.fit(hypermodel, hp, model, recorder)
             facts = facts_of(getattr(model, "optimizer", None))
         except Exception as error:
             status, cause = FAILED, one_line(error)
         else:
+            told = recorder.hear(returned)
             if recorder.diverged:
                 status, cause = DIVERGED, f"{', '.join(recorder.diverged)} not finite"
             else:
                 check_objective(self.objective.name, recorder.curves)
                 status = PRUNED if recorder.pruned else OK
-                score = recorder.curves[self.objective.name][-1]
+                score = told.get(self.objective.name, recorder.curves[self.objective.name][-1])
             if recorder.weights is not None and status == OK:
                 model.set_weights(recorder.weights)
                 self.weights.keep(asked, score, lambda: model)
+        if with_hp:
+            values = {name: x for name, x in hp.values.items() if name != "optimizer"}
+            asked = dataclasses.replace(asked, hyperparameters=values)
         return asked.result(
             status=status,
             score=score,
@@ -289,13 +299,20 @@ class Training:
         epoch = steps * step + min(watch.evaluations, default=0.0)
         return max(0.0, first - step) + asked.epochs(self.epochs) * epoch
 
-    def fit(self, hypermodel, hp, model: keras.Model, *callbacks: keras.callbacks.Callback) -> None:
-        """Trains a model as all trials of the study are trained."""
-        hypermodel.fit(
+    def fit(self, hypermodel, hp, model: keras.Model, *callbacks: keras.callbacks.Callback) -> Any:
+        """Trains a model as all trials of the study are trained; returns what `fit` does.
+
+        A hypermodel with a `fit` of its own may choose batch sizes that were not given.
+        """
+        data = {**self.train.fit_arguments(), **self.validation.validation_arguments()}
+        if type(hypermodel).fit is not OptimizerHyperModel.fit:
+            sizes = {"batch_size": self.train, "validation_batch_size": self.validation}
+            for name in [name for name, arrays in sizes.items() if not arrays.has_size]:
+                data.pop(name, None)
+        return hypermodel.fit(
             hp,
             model,
-            **self.train.fit_arguments(),
-            **self.validation.validation_arguments(),
+            **data,
             epochs=self.epochs,
             callbacks=[*self.all_callbacks, *callbacks],
             verbose=0,
@@ -343,8 +360,9 @@ class _Stopwatch(keras.callbacks.Callback):
 def check_objective(name: str, logs: Iterable[str]) -> None:
     """Raises a `ValueError`, of the kind that KerasTuner too lets out of a search."""
     if name not in logs:
+        told = ", ".join(logs) or "what `fit` tells its callbacks or returns, which was nothing"
         raise keras_tuner.errors.FatalValueError(
-            f"`objective` must be one of {', '.join(logs)}. Received: objective={name!r}"
+            f"`objective` must be one of {told}. Received: objective={name!r}"
         )
 
 
@@ -443,6 +461,29 @@ class _Recorder(keras.callbacks.Callback):
         elif objective in logs and self._may_be_last(epoch):
             self._keep_weights(logs[objective])
 
+    def hear(self, returned: Any) -> dict[str, float | None]:
+        """The results that a hypermodel's `fit` returned, beside what its callbacks have been told.
+
+        Of a history they are the curves, where nothing has been told.
+        """
+        objective = self.training.objective
+        if isinstance(returned, keras.callbacks.History):
+            if not self.curves:
+                self.set_model(self.model or returned.model)
+                for epoch in range(len(returned.epoch)):
+                    logs = {name: values[epoch] for name, values in returned.history.items()}
+                    self.on_epoch_end(epoch, logs)
+            return {}
+        if returned is None and self.curves:
+            return {}
+        results = _results(returned, objective).items()
+        told = {k: short(x) for k, x in results if not np.ndim(x) and not isinstance(x, str)}
+        for name, value in told.items():
+            self.curves.setdefault(name, [value])
+        self.diverged += [name for name in self.watched if told.get(name, 0.0) is None]
+        self.epoch = self.epoch or 1
+        return told
+
     def _may_be_last(self, epoch: int) -> bool:
         """Of a training loop of one's own, which may set no `params`, any epoch may be it."""
         last = (self.params or {}).get("epochs")
@@ -470,6 +511,17 @@ class _Recorder(keras.callbacks.Callback):
         return self.training.evaluate_average or any(
             isinstance(c, averaging) for c in self.training.callbacks
         )
+
+
+def _results(returned: Any, objective: keras_tuner.Objective) -> dict[str, float]:
+    """What `fit` returned by name: of a history the last epoch, of a list the means."""
+    if isinstance(returned, keras.callbacks.History):
+        return {name: values[-1] for name, values in returned.history.items()}
+    if isinstance(returned, list):
+        each = [_results(one, objective) for one in returned]
+        return {name: float(np.mean([one[name] for one in each])) for name in each[0]}
+    tuner_utils.validate_trial_results(returned, objective, "`fit` of the hypermodel")
+    return tuner_utils.convert_to_metrics_dict(returned, objective)
 
 
 def short(value: Any) -> float | None:

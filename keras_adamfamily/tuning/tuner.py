@@ -48,7 +48,9 @@ class OptimizerTuner(keras_tuner.Tuner):
 
     Args:
         oracle: An `OptunaOracle`, or any oracle of KerasTuner.
-        hypermodel: An `OptimizerHyperModel`; any other hypermodel is trained by `fit`.
+        hypermodel: An `OptimizerHyperModel`; any other hypermodel is trained by `fit`, its own if
+            it has one. What that returns counts, as in KerasTuner: a number is the objective, a
+            dictionary has it; of a history it is the value after the last epoch.
         strategy: `"fit"`, one trial after another, on every backend and for every model; `"map"`
             or `"vmap"`, many in one XLA program on JAX, see `Population`; `"auto"`, by default,
             tries what is possible for a moment and takes the fastest.
@@ -157,7 +159,7 @@ class OptimizerTuner(keras_tuner.Tuner):
     def run_trial(self, trial: Trial, *fit_args: Any, **fit_kwargs: Any) -> float:
         """Trains one trial by `fit`; returns the objective after its last epoch."""
         training = self._training(*fit_args, **fit_kwargs)
-        result = training.run(self.hypermodel, self._asked(trial))
+        result = training.run(self.hypermodel, self._asked(trial), hp=trial.hyperparameters)
         if result.score is None:
             raise keras_tuner.errors.FailedTrialError(result.cause)
         return result.score
@@ -227,6 +229,7 @@ class OptimizerTuner(keras_tuner.Tuner):
         training: Training,
         asked: Sequence[Asked],
         hopeless: Iterable[Callable[[int, dict[str, float]], bool] | None] = itertools.repeat(None),
+        hps: Iterable[keras_tuner.HyperParameters | None] = itertools.repeat(None),
         **halving: Any,
     ) -> Iterator[TrialResult]:
         """Trains given trials, together where that is the strategy, and yields their results.
@@ -235,6 +238,7 @@ class OptimizerTuner(keras_tuner.Tuner):
             training: The data and the settings.
             asked: What to train.
             hopeless: For each trial `is_hopeless` of `Training.run`, if they are trained by `fit`.
+            hps: Likewise `hp`.
             **halving: `rungs` and `survivors` of `Together.train`.
         """
         if not asked:
@@ -246,14 +250,17 @@ class OptimizerTuner(keras_tuner.Tuner):
                 return
             except Exception as error:
                 self.note(f"One by one, because together they failed: {one_line(error)}")
-        for trial, is_hopeless in zip(asked, hopeless, strict=False):
+        for trial, is_hopeless, hp in zip(asked, hopeless, hps, strict=False):
             self.say(f"{trial.optimizer}, one trial")
-            yield training.run(self.hypermodel, trial, is_hopeless)
+            yield training.run(self.hypermodel, trial, is_hopeless, hp)
 
     def _run(self, trials: list[Trial], asked: list[Asked], training: Training):
         options: dict[str, Any] = {}
         if self._is_fit:
-            options = {"hopeless": [self._is_hopeless(t, training.epochs) for t in trials]}
+            options = {
+                "hopeless": [self._is_hopeless(t, training.epochs) for t in trials],
+                "hps": [trial.hyperparameters for trial in trials],
+            }
         elif self._remembers:
             ids = [trial.trial_id for trial in trials]
 
@@ -341,6 +348,7 @@ class OptimizerTuner(keras_tuner.Tuner):
             self.oracle.describe(trial.trial_id, dataclasses.asdict(result))
         elif result.status == OK:
             last = {n: curve[-1] for n, curve in result.curves.items() if curve[-1] is not None}
+            last[self.oracle.objective.name] = result.score
             self.oracle.update_trial(trial.trial_id, last, step=result.epoch - 1)
         good = result.status == OK
         trial.status = TrialStatus.COMPLETED if good else TrialStatus.FAILED

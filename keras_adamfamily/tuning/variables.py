@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import collections
+import contextlib
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
+from keras.src.backend.common import global_state
 
 from keras_adamfamily.base import FamilyOptimizer
 from keras_adamfamily.schedules import TunablePeak, peak_of
@@ -77,3 +80,15 @@ def give(model: keras.Model, optimizer: FamilyOptimizer) -> None:
     """Puts another optimizer in a compiled model, also into what is saved with it."""
     model.optimizer = optimizer
     model._compile_config.config["optimizer"] = optimizer
+
+
+@contextlib.contextmanager
+def counting_names_anew() -> Iterator[None]:
+    """Layers and metrics are named as in a new session: the first `AUC()` is `auc` each time."""
+    attribute = "object_name_uids"
+    counts = global_state.get_global_attribute(attribute)
+    global_state.set_global_attribute(attribute, collections.defaultdict(int))
+    try:
+        yield
+    finally:
+        global_state.set_global_attribute(attribute, counts)
