@@ -52,7 +52,7 @@ class RandomShift(layers.Layer):  # by up to 4 pixels; Keras's RandomTranslation
         if not training:
             return x
         by = keras.random.randint((2, ops.shape(x)[0], 1), -4, 5, seed=self.seeds)
-        rows, columns = ops.clip(ops.arange(x.shape[1]) + by, 0, x.shape[1] - 1)
+        rows, columns = ops.unstack(ops.clip(ops.arange(x.shape[1]) + by, 0, x.shape[1] - 1), 2)
         x = ops.take_along_axis(x, rows[:, :, None, None], axis=1)
         return ops.take_along_axis(x, columns[:, None, :, None], axis=2)
 
