@@ -567,6 +567,10 @@ def keeps_callbacks_to_itself(hp, model, *args, callbacks, **kwargs):
     return model.fit(*args, **kwargs)
 
 
+def evaluates_every_second_epoch(hp, model, *args, callbacks, epochs, **kwargs):
+    return model.fit(*args, epochs=4, validation_freq=2, **kwargs)
+
+
 def tells_and_returns_the_best(hp, model, *args, callbacks, **kwargs):
     for callback in callbacks:
         callback.set_model(model)
@@ -578,6 +582,7 @@ def tells_and_returns_the_best(hp, model, *args, callbacks, **kwargs):
 OWN_FITS = {
     "batches": (chooses_its_batches, "val_loss", None),
     "a history": (keeps_callbacks_to_itself, "val_loss", None),
+    "a short history": (evaluates_every_second_epoch, "val_loss", None),
     "batches twice": (lambda *a, **k: [chooses_its_batches(*a, **k)] * 2, "val_loss", None),
     "a number": (lambda *a, **k: 0.5, None, 0.5),
     "an integer": (lambda *a, **k: 2, "own:min", 2.0),
@@ -605,6 +610,10 @@ def test_what_a_fit_of_ones_own_returns_counts(kind, ours, tmp_path):
             assert trial.score == expected
         else:
             assert 0.0 < trial.score < 10.0
+    if kind in ("batches", "a history", "a short history"):
+        (best,) = tuner.get_best_models()
+        score = best.evaluate(*blobs(1), verbose=0, return_dict=True)["loss"]
+        np.testing.assert_allclose(score, min(trial.score for trial in trials), rtol=1e-4)
     asks = "batches" in kind
     assert all(asks == ("batch_size" in trial.hyperparameters.values) for trial in trials)
     assert asks == ("batch_size" in {hp.name for hp in tuner.oracle.get_space().space})

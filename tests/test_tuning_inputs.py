@@ -335,6 +335,68 @@ def test_a_copied_model_keeps_what_is_not_trained(tmp_path):
         np.testing.assert_array_equal(mine, before)
 
 
+def attention(inputs):
+    """It makes layers when it is built."""
+    layer = keras.layers.MultiHeadAttention(2, 3)
+    rows = keras.layers.Reshape((3, 1))(inputs)
+    outputs = keras.layers.Flatten()(layer(rows, rows))
+    layer.trainable = False
+    return outputs
+
+
+def adapted_by_lora(inputs):
+    layer = keras.layers.Dense(4)
+    outputs = layer(inputs)
+    layer.enable_lora(2)
+    return outputs
+
+
+def one_weight(inputs):
+    layer = keras.layers.Dense(4)
+    outputs = layer(inputs)
+    layer.kernel.trainable = False
+    return outputs
+
+
+def nested(inputs):
+    inner = keras.Input((3,))
+    hidden = keras.layers.BatchNormalization()(keras.layers.Dense(4)(inner))
+    model = keras.Model(inner, hidden)
+    model.trainable = False
+    return model(inputs)
+
+
+@pytest.mark.once("torch", "jax", "tensorflow")
+@pytest.mark.parametrize("frozen", [attention, adapted_by_lora, one_weight, nested])
+def test_what_is_frozen_is_the_same_in_a_copy(frozen):
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, keras.layers.Dense(3)(frozen(inputs)))
+    model.set_weights([w + 0.5 for w in model.get_weights()])
+    model.compile(loss="mse")
+    copy = tuning.OptimizerHyperModel(model, **LENGTH).build(keras_tuner.HyperParameters())
+    flags = [weight.trainable for weight in model.weights]
+    assert [weight.trainable for weight in copy.weights] == flags
+    assert not all(flags)
+    for mine, its, is_new in zip(model.get_weights(), copy.get_weights(), flags, strict=True):
+        assert np.array_equal(mine, its) != is_new
+
+
+@pytest.mark.once("tensorflow")
+@pytest.mark.skipif(keras.config.backend() != "tensorflow", reason="lookups need TensorFlow")
+def test_a_copied_model_keeps_its_vocabulary(tmp_path):
+    words = np.array([[10], [20], [20], [30]] * 16)
+    lookup = keras.layers.IntegerLookup()
+    lookup.adapt(words)
+    model = keras.Sequential([keras.Input((1,), dtype="int64"), lookup])
+    model.add(keras.layers.Embedding(4, 3))
+    model.add(keras.layers.Flatten())
+    model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    data = words, np.arange(64) % 3
+    study = tune(tmp_path, model, data=(data, data), finalist_seeds=0)
+    assert [trial.status for trial in study.trials] == ["ok"] * 4
+    assert study.best_model(model).layers[0].get_vocabulary() == lookup.get_vocabulary()
+
+
 class Weighted(keras.Model):
     """A `compile` of its own, with arguments that Keras's has not, as in Keras's guides."""
 
@@ -397,6 +459,13 @@ def test_a_model_that_does_not_use_its_optimizer_is_refused(tmp_path):
     with pytest.raises(RuntimeError, match="`train_step` does not use `self.optimizer`"):
         tune(tmp_path / "s", build, objective="val_loss")
     assert not (tmp_path / "s").exists()
+
+
+def test_accumulation_is_no_sign_of_idleness(tmp_path):
+    """A search begins with one batch, which does not end a step."""
+    space = tuning.SearchSpace(["AdamW", "SGDW"], fix={"gradient_accumulation_steps": 4})
+    study = tune(tmp_path, optimizers=space, finalist_seeds=0)
+    assert [trial.status for trial in study.trials] == ["ok"] * 4
 
 
 def depending_on_the_optimizer(hp):

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import functools
 import inspect
+import tempfile
 import warnings
 import weakref
 from collections.abc import Callable
@@ -26,8 +27,8 @@ class OptimizerHyperModel(keras_tuner.HyperModel):
             hyperparameters then join the search, but for those that are named like one of the
             space's, such as `learning_rate`: they keep their defaults, since they are of the
             optimizer that is replaced. Or a compiled Sequential or Functional model, of which each
-            trial gets a copy with new initial weights, but for those of frozen layers and what
-            `adapt` has found. If the model is compiled, its loss, metrics and other settings stay
+            trial gets a copy with new initial weights, but for frozen ones and what `adapt` has
+            found. If the model is compiled, its loss, metrics and other settings stay
             and only its optimizer is replaced.
         space: The `SearchSpace`; by default the registry's ranges for AdamW, NAdamW and SGDW.
         dataset_size: Number of training examples.
@@ -222,18 +223,38 @@ def _copier(model: keras.Model) -> Callable[[], keras.Model]:
 
 
 def _keep_untrained(model: keras.Model, clone: keras.Model) -> None:
-    """Hands the clone the weights of frozen layers, and what `adapt` has found."""
-    for layer in model.layers:
-        copied = clone.get_layer(layer.name)
+    """Hands the clone the weights of frozen layers, frozen ones of others, and what was adapted."""
+    layers = (
+        [layer for layer in m.layers if not isinstance(layer, keras.layers.InputLayer)]
+        for m in (model, clone)
+    )
+    for layer, copied in zip(*layers, strict=True):
         for old, new in zip(layer._flatten_layers(), copied._flatten_layers(), strict=True):
-            if old.weights and (not old.trainable or hasattr(old, "adapt")):
-                if not new.built:
-                    new.build_from_config(old.get_build_config())
-                weights: dict[str, Any] = {}
-                old.save_own_variables(weights)
-                # Arrays: on JAX two variables would share a buffer, which a step donates.
-                arrays = {k: keras.ops.convert_to_numpy(v) for k, v in weights.items()}
-                new.load_own_variables(arrays)
+            is_adapted = hasattr(old, "adapt")
+            weights = old._trainable_variables
+            if not is_adapted and all(weight.trainable for weight in weights) and old.trainable:
+                continue
+            if old.built and not new.built:
+                new.build_from_config(old.get_build_config())
+            new.trainable = old.trainable  # also of layers that it has made
+            if not old.trainable or is_adapted:
+                _copy_all(old, new)
+            for mine, its in zip(weights, new._trainable_variables, strict=True):
+                if not mine.trainable:
+                    its.assign(keras.ops.convert_to_numpy(mine))
+                    its.trainable = False
+
+
+def _copy_all(old: keras.layers.Layer, new: keras.layers.Layer) -> None:
+    """What a layer's file of a saved model would have: weights, and a vocabulary."""
+    weights: dict[str, Any] = {}
+    old.save_own_variables(weights)
+    # Arrays: on JAX two variables would share a buffer, which a step donates.
+    new.load_own_variables({k: keras.ops.convert_to_numpy(v) for k, v in weights.items()})
+    if hasattr(old, "save_assets"):
+        with tempfile.TemporaryDirectory() as folder:
+            old.save_assets(folder)
+            new.load_assets(folder)
 
 
 def _new_metric(metric: Any) -> Any:

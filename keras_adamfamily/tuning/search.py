@@ -539,7 +539,7 @@ def _rehearse(hypermodel: OptimizerHyperModel, training: Training) -> int:
 def _check_trained_by(optimizer: keras.optimizers.Optimizer) -> None:
     """Raises `RuntimeError` for a model whose training leaves its optimizer alone."""
     scaled = optimizer is not without_loss_scaling(optimizer)  # it may skip the first steps
-    if not scaled and not int(optimizer.iterations):
+    if not scaled and not int(optimizer._iterations):  # batches, of which several may be a step
         raise RuntimeError(
             "`build_model` gave a model whose `train_step` does not use `self.optimizer`, the one "
             "that `compile` is given and that the search replaces. Optimizers that the model keeps "

@@ -242,24 +242,25 @@ class Training:
             if isinstance(hypermodel, OptimizerHyperModel):
                 share_program(model, hypermodel.space.traced(asked.optimizer).values())
             training = dataclasses.replace(self, epochs=asked.epochs(self.epochs))
-            returned = training.fit(hypermodel, hp, model, recorder)
+            told = recorder.hear(training.fit(hypermodel, hp, model, recorder))
             facts = facts_of(getattr(model, "optimizer", None))
+        except keras_tuner.errors.FatalError:
+            raise
         except Exception as error:
             status, cause = FAILED, one_line(error)
         else:
-            told = recorder.hear(returned)
             if recorder.diverged:
                 status, cause = DIVERGED, f"{', '.join(recorder.diverged)} not finite"
             else:
                 check_objective(self.objective.name, recorder.curves)
                 status = PRUNED if recorder.pruned else OK
                 score = told.get(self.objective.name, recorder.curves[self.objective.name][-1])
+            if with_hp:
+                values = {name: x for name, x in hp.values.items() if name != "optimizer"}
+                asked = dataclasses.replace(asked, hyperparameters=values)
             if recorder.weights is not None and status == OK:
                 model.set_weights(recorder.weights)
                 self.weights.keep(asked, score, lambda: model)
-        if with_hp:
-            values = {name: x for name, x in hp.values.items() if name != "optimizer"}
-            asked = dataclasses.replace(asked, hyperparameters=values)
         return asked.result(
             status=status,
             score=score,
@@ -435,7 +436,7 @@ class _Recorder(keras.callbacks.Callback):
     def __init__(self, training: Training, asked: Asked, is_hopeless=None):
         super().__init__()
         self.training, self.asked, self.is_hopeless = training, asked, is_hopeless
-        self.watched = ("loss", "val_loss", training.objective.name)
+        self.watched = tuple(dict.fromkeys(("loss", "val_loss", training.objective.name)))
         self.weights: list[np.ndarray] | None = None
         self.curves: dict[str, list[float | None]] = {}
         self.epoch: int | None = None
@@ -466,22 +467,21 @@ class _Recorder(keras.callbacks.Callback):
 
         Of a history they are the curves, where nothing has been told.
         """
-        objective = self.training.objective
-        if isinstance(returned, keras.callbacks.History):
-            if not self.curves:
-                self.set_model(self.model or returned.model)
-                for epoch in range(len(returned.epoch)):
-                    logs = {name: values[epoch] for name, values in returned.history.items()}
-                    self.on_epoch_end(epoch, logs)
+        is_history = isinstance(returned, keras.callbacks.History)
+        if self.curves and (is_history or returned is None):
             return {}
-        if returned is None and self.curves:
-            return {}
-        results = _results(returned, objective).items()
-        told = {k: short(x) for k, x in results if not np.ndim(x) and not isinstance(x, str)}
-        for name, value in told.items():
-            self.curves.setdefault(name, [value])
-        self.diverged += [name for name in self.watched if told.get(name, 0.0) is None]
+        results = _results(returned, self.training.objective)
+        told = {name: short(value) for name, value in results.items()}
+        self.curves = {name: [value] for name, value in told.items()} | self.curves
         self.epoch = self.epoch or 1
+        self.diverged += [name for name in self.watched if told.get(name, 0.0) is None]
+        if is_history:
+            self.epoch = len(returned.epoch)
+            self.curves = {name: [*map(short, returned.history[name])] for name in told}
+            score = told.get(self.training.objective.name)
+            if score is not None:
+                self.set_model(returned.model)
+                self._keep_weights(score)
         return told
 
     def _may_be_last(self, epoch: int) -> bool:
@@ -516,12 +516,14 @@ class _Recorder(keras.callbacks.Callback):
 def _results(returned: Any, objective: keras_tuner.Objective) -> dict[str, float]:
     """What `fit` returned by name: of a history the last epoch, of a list the means."""
     if isinstance(returned, keras.callbacks.History):
-        return {name: values[-1] for name, values in returned.history.items()}
-    if isinstance(returned, list):
+        results = {name: values[-1] for name, values in returned.history.items()}
+    elif isinstance(returned, list):
         each = [_results(one, objective) for one in returned]
-        return {name: float(np.mean([one[name] for one in each])) for name in each[0]}
-    tuner_utils.validate_trial_results(returned, objective, "`fit` of the hypermodel")
-    return tuner_utils.convert_to_metrics_dict(returned, objective)
+        results = tuner_utils.average_metrics_dicts(each)
+    else:
+        tuner_utils.validate_trial_results(returned, objective, "`fit` of the hypermodel")
+        results = tuner_utils.convert_to_metrics_dict(returned, objective)
+    return {k: x for k, x in results.items() if not np.ndim(x) and not isinstance(x, str)}
 
 
 def short(value: Any) -> float | None:

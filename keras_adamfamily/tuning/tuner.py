@@ -171,6 +171,8 @@ class OptimizerTuner(keras_tuner.Tuner):
     def get_best_models(self, num_models: int = 1) -> list[keras.Model]:
         """The models of the best trials, with the weights at which their scores were measured.
 
+        Where a hypermodel's `fit` returns a score, they are those after its last epoch.
+
         Args:
             num_models: How many, not more than `keep_weights`.
 
