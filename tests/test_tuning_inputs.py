@@ -279,6 +279,24 @@ def test_starting_points_are_checked_before_anything_is_written(tmp_path):
             )
 
 
+@pytest.mark.once("torch", "jax", "tensorflow")
+def test_a_fit_of_ones_own_gets_batches_as_they_come(tmp_path):
+    class Own(tuning.OptimizerHyperModel):
+        def fit(self, hp, model, x, **kwargs):
+            assert isinstance(x, Batches)
+            assert kwargs.keys().isdisjoint({"batch_size", "validation_batch_size"})
+            return super().fit(hp, model, x, **kwargs)
+
+    tuner = tuning.OptimizerTuner(
+        tuning.OptunaOracle("val_loss", max_trials=2),
+        Own(build_model, tuning.SearchSpace(["AdamW"]), **LENGTH),
+        directory=tmp_path,
+        note=lambda text: None,
+    )
+    tuner.search(Batches(16, 0), validation_data=Batches(32, 1), epochs=1, verbose=0)
+    assert [trial.status for trial in tuner.oracle.trials.values()] == ["COMPLETED"] * 2
+
+
 def test_a_hypermodel_with_its_own_fit():
     class Own(keras_tuner.HyperModel):
         def build(self, hp):

@@ -36,6 +36,7 @@ class Data:
         shuffled: Whether `fit` brings the examples into a new order in each epoch; a population
             gets it as `shuffle`.
         is_arrays: Whether the data are arrays, whose batches can have any size.
+        has_size: Whether that was given, or is the data's own.
         fingerprint: Tells data apart: a digest of the contents of arrays; else of the number of
             batches and of the first one, or of that one's shapes where it is random.
     """
@@ -45,6 +46,7 @@ class Data:
     examples: int
     shuffled: bool
     is_arrays = False
+    has_size = True
 
     @staticmethod
     def of(data: Any, batch_size: int | None = None, *, name: str = "data") -> Data:
