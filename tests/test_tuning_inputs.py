@@ -443,8 +443,8 @@ def test_a_compile_of_the_models_own_is_left_as_it_was_called(strategy, tmp_path
         return model
 
     # A rate that leaves the weights where they are: the losses are in the ratio of the factors.
-    settings = {"strategy": strategy, "finalist_seeds": 0, "max_trials": 2, "epochs": 1}
-    space = tuning.SearchSpace(["AdamW", "SGDW"], ranges={"learning_rate": (1e-12, 2e-12)})
+    settings = {"strategy": strategy, "finalist_seeds": 0, "max_trials": 1, "epochs": 1}
+    space = tuning.SearchSpace(["AdamW"], ranges={"learning_rate": (1e-12, 2e-12)})
     one, hundred = (
         tune(tmp_path / str(factor), lambda f=factor: build(f), optimizers=space, **settings)
         for factor in (1.0, 100.0)
@@ -535,10 +535,9 @@ def test_names_that_keras_counts_are_the_first_in_every_trial(strategy, tmp_path
     data = [(x, [y == 0, y == 1]) for x, y in (blobs(0), blobs(1))]
     data = [(x, [np.float32(one)[:, None] for one in y]) for x, y in data]
     given = keras.layers.Dense(2), keras.metrics.AUC()  # as in a session that has some already
-    study = tune(
-        tmp_path, build, data, strategy=strategy, objective="val_dense_1_auc_1:max", epochs=1
-    )
-    assert [trial.status for trial in study.trials] == ["ok"] * 8
+    settings = {"max_trials": 2, "epochs": 1, "finalist_seeds": 1, "strategy": strategy}
+    study = tune(tmp_path, build, data, objective="val_dense_1_auc_1:max", **settings)
+    assert [trial.status for trial in study.trials] == ["ok"] * 4
     for trial in study.trials:
         assert {"val_dense_auc", "val_dense_1_loss"} <= set(trial.curves)
     assert given[0].name.startswith("dense")
