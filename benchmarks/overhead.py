@@ -19,7 +19,7 @@ import time
 import keras
 
 import keras_adamfamily as kaf
-from benchmarks.contenders import BACKEND, KERAS_FORM, arrays, contenders, keras_step
+from benchmarks.contenders import BACKEND, KERAS_FORM, arrays, contenders
 from benchmarks.shapes import SHAPES
 
 SHAPE = SHAPES["mlp"]
@@ -72,18 +72,12 @@ def least(rule: str, adds: bool):
 def without_rule(rule: str):
     """Our step on PyTorch, whose rule computes nothing."""
 
-    def make():
-        optimizer = getattr(kaf, rule)(1e-3, **KERAS_FORM.get(rule, {}))
-        build = optimizer.build
+    import torch
 
-        def built(variables):
-            build(variables)
-            optimizer._kernels.step = lambda *_: []
-
-        optimizer.build = built
-        return optimizer
-
-    return keras_step(make)(SHAPE)
+    optimizer, variables = made(rule, SHAPE)
+    optimizer._kernels.step = lambda *_: []
+    grads = [keras.ops.convert_to_tensor(x) for x in arrays(SHAPE, 1)]
+    return torch.no_grad()(lambda: optimizer.apply(grads, variables))
 
 
 def operations_alone(rule: str):

@@ -313,7 +313,9 @@ def is_sparse(tensor) -> bool:
 
 
 def densify(tensor):
-    """The dense tensor that a sparse gradient stands for."""
+    """The dense tensor that a gradient stands for: itself, if it is not sparse."""
+    if not is_sparse(tensor):
+        return tensor
     if BACKEND == "tensorflow":
         return tf.convert_to_tensor(tensor)
     return ops.convert_to_tensor(tensor, sparse=False)

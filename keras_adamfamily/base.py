@@ -461,9 +461,9 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
     def _gradient(self, g, index):
         """The gradient in the precision of the arithmetic, its repeated rows merged if sparse."""
         g = backends.cast(g, self._compute_dtypes[index])
-        if backends.is_sparse(g):
-            return backends.merge_rows(g) if self.handles_sparse_gradients else backends.densify(g)
-        return g
+        if self.handles_sparse_gradients and backends.is_sparse(g):
+            return backends.merge_rows(g)
+        return backends.densify(g)
 
     def _step(self, grads, indices, rate, scale=1.0) -> None:
         """Updates the variables of `indices` by the gradients times a float."""
@@ -480,7 +480,7 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         if any(bounds) and _in_place():
             return kernels.clip(grads, *bounds)
         if any(bounds) and not backends.CLIPS_SPARSE:
-            grads = [backends.densify(g) if backends.is_sparse(g) else g for g in grads]
+            grads = [backends.densify(g) for g in grads]
         factors = self._factors(grads)
         if factors is None:
             return super()._clip_gradients(grads)
@@ -609,7 +609,7 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         """The gradient with the decay that goes into it, and what fraction is to be subtracted."""
         if fraction is None:
             return g, None
-        g = backends.densify(g) if backends.is_sparse(g) else g
+        g = backends.densify(g)
         return (g + fraction * w, None) if c.decays_gradient else (g, fraction)
 
     def _decayed_update(self, g, w, s, c, fraction, factor=None, new=None) -> tuple:
@@ -643,7 +643,7 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
 
     def _rounded(self, state, new, g, s, c, in_turn) -> dict:
         """New state as its slots hold it, if of the variable's shape; one after the other."""
-        key, salt = backends.densify(g) if backends.is_sparse(g) else g, c.salt
+        key, salt = backends.densify(g), c.salt
         if not backends.is_sparse(new):
             new, salt, key = in_turn(new, salt, key)
             if backends.fuses_results(new):  # it cannot round several in one loop without copies

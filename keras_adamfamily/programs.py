@@ -36,7 +36,7 @@ class Programs:
     def run(self, grads, indices) -> None:
         """`_accumulate_or_step`, by a program where there can be one."""
         if self.optimizer.gradient_accumulation_steps:  # the totals are dense
-            grads = [backends.densify(g) if backends.is_sparse(g) else g for g in grads]
+            grads = [backends.densify(g) for g in grads]
         is_dense = all(isinstance(g, tf.Tensor) for g in grads)
         if self._is_large and is_dense and not tf.distribute.has_strategy():
             rate = backends.cast(self.optimizer._rate(), self.optimizer._widest_dtype)

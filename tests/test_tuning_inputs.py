@@ -15,6 +15,7 @@ import keras_tuner
 import keras_adamfamily as kaf
 from keras_adamfamily import tuning
 from tests.test_tuning import LENGTH, QUIET, STRATEGIES, blobs, build_model, tune
+from tests.test_weights import Subclass
 
 pytestmark = pytest.mark.once("torch")
 
@@ -415,15 +416,8 @@ def test_a_copied_model_keeps_its_vocabulary(tmp_path):
     assert study.best_model(model).layers[0].get_vocabulary() == lookup.get_vocabulary()
 
 
-class Weighted(keras.Model):
+class Weighted(Subclass):
     """A `compile` of its own, with arguments that Keras's has not, as in Keras's guides."""
-
-    def __init__(self):
-        super().__init__()
-        self.head = keras.layers.Dense(3)
-
-    def call(self, x):
-        return self.head(x)
 
     def compile(self, optimizer, own_loss, factor=1.0, **others):
         super().compile(optimizer=optimizer, **others)
@@ -455,14 +449,7 @@ def test_a_compile_of_the_models_own_is_left_as_it_was_called(strategy, tmp_path
 
 
 def test_a_model_that_does_not_use_its_optimizer_is_refused(tmp_path):
-    class Idle(keras.Model):
-        def __init__(self):
-            super().__init__()
-            self.head = keras.layers.Dense(3)
-
-        def call(self, x):
-            return self.head(x)
-
+    class Idle(Subclass):
         def train_step(self, *arguments):
             if keras.config.backend() == "jax":
                 state, (x, y) = arguments

@@ -28,8 +28,8 @@ class OptimizerHyperModel(keras_tuner.HyperModel):
             space's, such as `learning_rate`: they keep their defaults, since they are of the
             optimizer that is replaced. Or a compiled Sequential or Functional model, of which each
             trial gets a copy with new initial weights, but for frozen ones and what `adapt` has
-            found. If the model is compiled, its loss, metrics and other settings stay
-            and only its optimizer is replaced.
+            found. If the model is compiled, its loss, metrics and other settings stay and only
+            its optimizer is replaced.
         space: The `SearchSpace`; by default the registry's ranges for AdamW, NAdamW and SGDW.
         dataset_size: Number of training examples.
         epochs: Number of epochs of a full training. With `batch_size` and `dataset_size` it turns
@@ -230,16 +230,16 @@ def _keep_untrained(model: keras.Model, clone: keras.Model) -> None:
     )
     for layer, copied in zip(*layers, strict=True):
         for old, new in zip(layer._flatten_layers(), copied._flatten_layers(), strict=True):
-            is_adapted = hasattr(old, "adapt")
-            weights = old._trainable_variables
-            if not is_adapted and all(weight.trainable for weight in weights) and old.trainable:
+            is_kept = not old.trainable or hasattr(old, "adapt")
+            if not is_kept and all(weight.trainable for weight in old._trainable_variables):
                 continue
             if old.built and not new.built:
                 new.build_from_config(old.get_build_config())
             new.trainable = old.trainable  # also of layers that it has made
-            if not old.trainable or is_adapted:
+            if is_kept:
                 _copy_all(old, new)
-            for mine, its in zip(weights, new._trainable_variables, strict=True):
+                continue
+            for mine, its in zip(old._trainable_variables, new._trainable_variables, strict=True):
                 if not mine.trainable:
                     its.assign(keras.ops.convert_to_numpy(mine))
                     its.trainable = False

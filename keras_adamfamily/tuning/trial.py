@@ -231,18 +231,17 @@ class Training:
             ValueError: If there is no such objective: the same holds for every other trial.
         """
         start = time.perf_counter()
-        with_hp = hp is not None
-        hp = hp if with_hp else asked.hp()
+        hps = asked.hp() if hp is None else hp
         recorder = _Recorder(self, asked, is_hopeless)
         status, score, cause, facts = OK, None, None, {}
         try:
             clear_session()
             keras.utils.set_random_seed(asked.seed)
-            model = hypermodel.build(hp)
+            model = hypermodel.build(hps)
             if isinstance(hypermodel, OptimizerHyperModel):
                 share_program(model, hypermodel.space.traced(asked.optimizer).values())
             training = dataclasses.replace(self, epochs=asked.epochs(self.epochs))
-            told = recorder.hear(training.fit(hypermodel, hp, model, recorder))
+            told = recorder.hear(training.fit(hypermodel, hps, model, recorder))
             facts = facts_of(getattr(model, "optimizer", None))
         except keras_tuner.errors.FatalError:
             raise
@@ -255,7 +254,7 @@ class Training:
                 check_objective(self.objective.name, recorder.curves)
                 status = PRUNED if recorder.pruned else OK
                 score = told.get(self.objective.name, recorder.curves[self.objective.name][-1])
-            if with_hp:
+            if hp is not None:
                 values = {name: x for name, x in hp.values.items() if name != "optimizer"}
                 asked = dataclasses.replace(asked, hyperparameters=values)
             if recorder.weights is not None and status == OK:
@@ -309,7 +308,7 @@ class Training:
         if type(hypermodel).fit is not OptimizerHyperModel.fit:
             sizes = {"batch_size": self.train, "validation_batch_size": self.validation}
             for name in [name for name, arrays in sizes.items() if not arrays.has_size]:
-                data.pop(name, None)
+                del data[name]
         return hypermodel.fit(
             hp,
             model,
@@ -472,16 +471,17 @@ class _Recorder(keras.callbacks.Callback):
             return {}
         results = _results(returned, self.training.objective)
         told = {name: short(value) for name, value in results.items()}
-        self.curves = {name: [value] for name, value in told.items()} | self.curves
-        self.epoch = self.epoch or 1
         self.diverged += [name for name in self.watched if told.get(name, 0.0) is None]
-        if is_history:
-            self.epoch = len(returned.epoch)
-            self.curves = {name: [*map(short, returned.history[name])] for name in told}
-            score = told.get(self.training.objective.name)
-            if score is not None:
-                self.set_model(returned.model)
-                self._keep_weights(score)
+        if not is_history:
+            self.curves = {name: [value] for name, value in told.items()} | self.curves
+            self.epoch = self.epoch or 1
+            return told
+        self.curves = {name: [*map(short, returned.history[name])] for name in told}
+        self.epoch = len(returned.epoch)
+        score = told.get(self.training.objective.name)
+        if score is not None:
+            self.set_model(returned.model)
+            self._keep_weights(score)
         return told
 
     def _may_be_last(self, epoch: int) -> bool:
