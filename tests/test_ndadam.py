@@ -283,6 +283,21 @@ class TestInModels:
             expected = old / lengths(old) if weight.name == "kernel" else old
             assert np.allclose(to_numpy(weight), expected, atol=1e-6)
 
+    def test_building_again_leaves_unit_vectors_as_they_are(self):
+        """So that a checkpoint may be restored before the optimizer is built, and goes on alike."""
+        model = network()
+        kaf.NDAdam().build(model.trainable_variables)
+        model.compile(kaf.NDAdam(0.01), "mse")
+        model.fit(X, Y, batch_size=4, epochs=3, verbose=0)
+        before = [to_numpy(w) for w in model.trainable_variables]
+        kaf.NDAdam().build(model.trainable_variables)
+        after = [to_numpy(w) for w in model.trainable_variables]
+        assert all(map(np.array_equal, before, after))
+        kernel = model.trainable_variables[0]
+        kernel.assign(before[0] * (1 + 1e-5))
+        kaf.NDAdam().build(model.trainable_variables)
+        assert np.all(np.abs(lengths(to_numpy(kernel)) - 1) < 1e-6)
+
     @pytest.mark.parametrize("known_inputs", [True, False])
     def test_fit_builds_before_its_first_gradient(self, known_inputs):
         """Where TensorFlow creates weights within the first step, it normalizes in that step."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import keras
+import numpy as np
 from keras import ops
 
 from keras_adamfamily import backends
@@ -163,5 +165,11 @@ def reciprocal_length(function, axes, *tensors):
 
 
 def unit(x, axes):
-    """The vectors of `x` divided by their lengths; one of length 0 stays."""
-    return x * reciprocal_length(lambda x: x, axes, x)
+    """The vectors of `x` divided by their lengths; one of length 0 stays.
+
+    So does one of length 1 but for rounding, such as those of a checkpoint that was restored before
+    the optimizer is built: training goes on from the very weights that were saved.
+    """
+    scale = reciprocal_length(lambda x: x, axes, x)
+    rounding = 8 * float(np.finfo(keras.backend.standardize_dtype(x.dtype)).eps)
+    return ops.where(ops.abs(scale - 1.0) < rounding, x, scale * x)
