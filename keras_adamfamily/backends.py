@@ -256,15 +256,38 @@ def run_if(condition, function, variables) -> None:
         tf.while_loop(lambda go: go, once, [condition], maximum_iterations=1)
     else:
 
-        def body(carried):
-            with keras.StatelessScope(zip(variables, carried[1], strict=True)) as scope:
+        def new(values):
+            with keras.StatelessScope(zip(variables, values, strict=True)) as scope:
                 function()
-            return False, [scope.get_current_value(variable) for variable in variables]
+            return [scope.get_current_value(variable) for variable in variables]
 
-        start = condition, [variable.value for variable in variables]
-        _, values = jax.lax.while_loop(lambda carried: carried[0], body, start)
+        values = [variable.value for variable in variables]
+        values = _new_if(condition, values, *jax.closure_convert(new, values))
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
+
+
+def _new_if(condition, values, new, read):
+    """`new(values, *read)` if the condition holds, else `values`, on JAX.
+
+    JAX does not differentiate such a loop in reverse: the derivatives are those of a branch.
+    """
+
+    @jax.custom_jvp
+    def loop(condition, values, read):
+        def body(carried):
+            return False, new(carried[1], *read)
+
+        return jax.lax.while_loop(lambda carried: carried[0], body, (condition, values))[1]
+
+    @loop.defjvp
+    def derivative(primals, tangents):
+        def branch(values, read):
+            return jax.lax.cond(primals[0], new, lambda values, *read: values, values, *read)
+
+        return jax.jvp(branch, primals[1:], tangents[1:])
+
+    return loop(condition, values, read)
 
 
 def is_traced(tensor) -> bool:

@@ -428,6 +428,38 @@ class TestAround:
         assert largest_difference(micro[2::3], big) < 2e-6
         assert largest_difference(micro[1], [w.astype("float32") for w in start]) == 0.0
 
+    @pytest.mark.skipif(BACKEND != "jax", reason="JAX differentiates through whole steps")
+    @pytest.mark.parametrize("name", NAMES)
+    def test_derivatives_go_through_accumulation(self, name):
+        """By the learning rate, in reverse and forward: those of as many steps by the means."""
+        import jax
+
+        start, gradients = random_problem(steps=6)
+
+        def norm_after(batches, **arguments):
+            variables, optimizer = variables_of(start, "float32"), make(name, **arguments)
+            optimizer.build(variables)
+            is_rate = [v is optimizer._learning_rate for v in optimizer.variables]
+
+            def norm(rate):
+                weights, state = ([v.value for v in vs] for vs in (variables, optimizer.variables))
+                state[is_rate.index(True)] = rate
+                for batch in batches:
+                    batch = [ops.convert_to_tensor(g, "float32") for g in batch]
+                    weights, state = optimizer.stateless_apply(state, batch, weights)
+                return sum(ops.sum(ops.square(w)) for w in weights)
+
+            return norm
+
+        pairs = zip(gradients[::2], gradients[1::2], strict=True)
+        means = [[sum(gs) / 2 for gs in zip(*pair, strict=True)] for pair in pairs]
+        expected = jax.jit(jax.grad(norm_after(means)))(0.01)
+        accumulated = norm_after(gradients, gradient_accumulation_steps=2)
+        # Forward, ADOPT's square root of v_0 = 0 has no derivative, though nothing depends on it.
+        for derivative in (jax.grad, jax.jacfwd)[: 1 if name == "ADOPT" else 2]:
+            found = jax.jit(derivative(accumulated))(0.01)
+            assert np.isfinite(expected) and abs(found - expected) <= 1e-4 * abs(expected)
+
     @pytest.mark.parametrize(
         "arguments, clip",
         [
