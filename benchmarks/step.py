@@ -42,9 +42,11 @@ CASES = {name: (name, {}) for name in kaf.names()} | {
     for rule in ("AdamW", "Nadam")
     for around, arguments in AROUND.items()
 }
-#: What is measured by default: AdamW and Keras's arguments on all shapes, the other rules on two.
+MODELS = ("resnet50", "vit", "big4", "mlp")
+#: What is measured by default: AdamW and Keras's arguments on all models, the other rules on two.
 DEFAULT = [
-    *itertools.product([case for case in CASES if case.startswith("AdamW")], SHAPES),
+    *itertools.product([case for case in CASES if case.startswith("AdamW")], MODELS),
+    ("AdamW", "small161"),
     *itertools.product([name for name in kaf.names() if name != "AdamW"], ("resnet50", "mlp")),
 ]
 

@@ -76,6 +76,44 @@ float swats(float *restrict p, const float *restrict g, float *restrict m, float
   return p_p / p_g;
 }
 
+/* Matrices of 5000 x 512, whose columns are vectors: along them what is summed is summed. So many
+   columns at a time: a pass for g w, one for momentum and squares, one for lengths, one for w. */
+static inline void ndadam_by(ptrdiff_t block, float *restrict p, const float *restrict g,
+                             float *restrict m, float *restrict v, ptrdiff_t n) {
+  enum { rows = 5000, columns = 512 };
+  _Pragma("omp parallel for schedule(dynamic)")
+  for (ptrdiff_t k = 0; k < n / rows / block; k++) {
+    ptrdiff_t start = k * block / columns * rows * columns + k * block % columns;
+    float along[columns] = {0}, square[columns] = {0}, length[columns] = {0}, rate[columns];
+    for (ptrdiff_t i = start; i < start + rows * columns; i += columns)
+      for (ptrdiff_t j = 0; j < block; j++) along[j] += g[i + j] * p[i + j];
+    for (ptrdiff_t i = start; i < start + rows * columns; i += columns)
+      for (ptrdiff_t j = 0; j < block; j++) {
+        float gradient = g[i + j] - along[j] * p[i + j];
+        square[j] += gradient * gradient;
+        m[i + j] += 0.1f * (gradient - m[i + j]);
+      }
+    for (ptrdiff_t j = 0; j < block; j++) {
+      v[k * block + j] += 0.001f * (square[j] - v[k * block + j]);
+      rate[j] = 0.05f / (sqrtf(v[k * block + j]) + 1e-8f);
+    }
+    for (ptrdiff_t i = start; i < start + rows * columns; i += columns)
+      for (ptrdiff_t j = 0; j < block; j++) {
+        float moved = p[i + j] - rate[j] * m[i + j];
+        length[j] += moved * moved;
+      }
+    for (ptrdiff_t i = start; i < start + rows * columns; i += columns)
+      for (ptrdiff_t j = 0; j < block; j++)
+        p[i + j] = (p[i + j] - rate[j] * m[i + j]) / sqrtf(length[j]);
+  }
+}
+void ndadam(float *p, const float *g, float *m, float *v, ptrdiff_t n) {
+  ndadam_by(512, p, g, m, v, n);
+}
+void columns(float *p, const float *g, float *m, float *v, ptrdiff_t n) {
+  ndadam_by(16, p, g, m, v, n);
+}
+
 void clipped(float *restrict p, const float *restrict g, float *restrict m, float *restrict v,
              ptrdiff_t n) {
   float square = 0;
@@ -126,6 +164,8 @@ RULES = {
     "AdamW": ("adamw", 4, 3),
     "AdamW, in three loops": ("three", 4, 3),
     "SWATS": ("swats", 4, 3),
+    "ND-Adam": ("ndadam", 3, 2),
+    "ND-Adam, 16 columns a time": ("columns", 3, 2),
     "AdamW, clipped": ("clipped", 5, 3),
     "SGDW": ("sgdw", 3, 2),
     "Adadelta": ("adadelta", 4, 3),
