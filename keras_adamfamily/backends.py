@@ -139,7 +139,19 @@ def total(function, *tensors, axes=None):
         tensors = barrier([ops.convert_to_tensor(x, tensors[0].dtype) for x in tensors])
     is_slow = BACKEND == "tensorflow" and barrier is not None
     parts = _added_by_pieces(function, tensors, axes) if is_slow else [function(*tensors)]
+    if BACKEND == "torch" and axes is not None:  # one after the other, as `kernels` lays them out
+        for axis in reversed(axes):
+            parts = [ops.sum(part, axis, keepdims=True) for part in parts]
+        return parts[0]
     return sum(ops.sum(part, axes, keepdims=axes is not None) for part in parts)
+
+
+def kept(x):
+    """`x`, which TorchInductor computes once, not anew for each element of what it is used for.
+
+    On a CPU it keeps sigmoids, but neither roots nor quotients, which take as long.
+    """
+    return ops.where(x == x, x, ops.sigmoid(x)) if BACKEND == "torch" else x
 
 
 def _added_by_pieces(function, tensors, axes):
@@ -342,6 +354,13 @@ def densify(tensor):
     if BACKEND == "tensorflow":
         return tf.convert_to_tensor(tensor)
     return ops.convert_to_tensor(tensor, sparse=False)
+
+
+def broadcast(tensor, shape: tuple):
+    """`tensor` in a shape, at no cost if it has it, or if TensorFlow does not know its own."""
+    if BACKEND == "tensorflow" and not tensor.shape.is_fully_defined():
+        return tensor
+    return tensor if tuple(tensor.shape) == shape else ops.broadcast_to(tensor, shape)
 
 
 def merge_rows(tensor):

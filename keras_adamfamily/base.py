@@ -98,6 +98,15 @@ def elementwise(update):
     return update
 
 
+def vectorwise(update):
+    """Marks a rule that is elementwise but for sums along `s.axes`, by `backends.total`.
+
+    PyTorch hands it the same numbers in other shapes, with axes to match. Not inherited either.
+    """
+    update.vectorwise = True
+    return update
+
+
 class FamilyOptimizer(keras.optimizers.Optimizer):
     """Base class of the family.
 
@@ -420,6 +429,11 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
 
     def _backend_apply_gradients(self, grads, trainable_variables) -> None:
         """Keras's hook for everything between scaled gradients and constraints."""
+        if len(grads) != len(trainable_variables):
+            raise ValueError(
+                "There must be a gradient, or `None`, for each variable. Received: "
+                f"{len(grads)} gradients for {len(trainable_variables)} variables."
+            )
         indices = [self._get_variable_index(variable) for variable in trainable_variables]
         run = self._accumulate_or_step if self._programs is None else self._programs.run
 
@@ -459,11 +473,22 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         backends.run_if(is_last, step, [*self._trainable_variables, *self.variables])
 
     def _gradient(self, g, index):
-        """The gradient in the precision of the arithmetic, its repeated rows merged if sparse."""
+        """The gradient in the precision of the arithmetic, its repeated rows merged if sparse.
+
+        One of another shape is broadcast, as Keras's arithmetic would.
+        """
         g = backends.cast(g, self._compute_dtypes[index])
         if self.handles_sparse_gradients and backends.is_sparse(g):
             return backends.merge_rows(g)
-        return backends.densify(g)
+        g, variable = backends.densify(g), self._trainable_variables[index]
+        shape = tuple(variable.shape)
+        try:
+            return backends.broadcast(g, shape)
+        except Exception as error:
+            raise ValueError(
+                f"The gradient of {_path(variable)!r} must be of its shape {shape}. "
+                f"Received one of {tuple(g.shape)}."
+            ) from error
 
     def _step(self, grads, indices, rate, scale=1.0) -> None:
         """Updates the variables of `indices` by the gradients times a float."""

@@ -11,7 +11,7 @@ from keras import ops
 
 import keras_adamfamily as kaf
 from keras_adamfamily.base import elementwise
-from tests.steps import BACKEND, Stepper, to_numpy, trajectory, variables_of
+from tests.steps import BACKEND, Stepper, largest_difference, to_numpy, trajectory, variables_of
 
 
 def apply(optimizer, gradients, variable=None):
@@ -68,6 +68,37 @@ def test_a_hyperparameter_that_is_never_set_is_named():
 
     with pytest.raises(AttributeError, match="Forgetful declares `rho`, but its constructor"):
         apply(Forgetful(0.1), [1.0])
+
+
+class TestShapesOfGradients:
+    """On PyTorch a fused kernel reads as much of a gradient as the weights are long."""
+
+    START = np.zeros((3, 4)), np.zeros(4)
+
+    @pytest.mark.parametrize("shape", [(), (4,), (1, 4), (3, 1)])
+    @pytest.mark.parametrize("name", kaf.names())
+    def test_one_that_can_be_broadcast_is(self, name, shape):
+        random = np.random.RandomState(0)
+        small = [[random.randn(*shape), random.randn(4)] for _ in range(2)]
+        whole = [[np.broadcast_to(g, (3, 4)), b] for g, b in small]
+        found, expected = (
+            trajectory(kaf.get(name), self.START, gradients) for gradients in (small, whole)
+        )
+        assert largest_difference(found, expected) == 0
+
+    @pytest.mark.parametrize("clip", [{}, {"clipnorm": 1e3}])
+    @pytest.mark.parametrize("shape", [(4, 3), (5, 4), (2, 4), (1, 3, 4), (3,), (12,), (0, 4)])
+    @pytest.mark.parametrize("name", ["SGD", "AdamW", "RMSprop", "NDAdam"])
+    def test_any_other_is_refused(self, name, shape, clip):
+        optimizer, variables = kaf.get(name), variables_of(self.START, "float32")
+        optimizer = type(optimizer)(**clip)
+        with pytest.raises(ValueError, match=re.escape(f"shape (3, 4). Received one of {shape}")):
+            optimizer.apply([ops.ones(shape), ops.ones(4)], variables)
+        assert not np.any(to_numpy(variables[0]))
+
+    def test_their_number_is_that_of_the_variables(self):
+        with pytest.raises(ValueError, match="1 gradients for 2 variables"):
+            kaf.Adam().apply([ops.ones((3, 4))], variables_of(self.START, "float32"))
 
 
 class TestLateChanges:

@@ -406,6 +406,23 @@ def test_the_compiled_rule(name, plainly, programs, monkeypatch):
 
 
 @pytest.mark.slow
+def test_vectors_in_blocks_of_rows(plainly, programs):
+    """One program for kernels of any rank whose vectors have 8 n numbers, along all other axes."""
+    random = np.random.RandomState(0)
+    shapes = [(16, 3), (3, 2, 4, 5), (24, 8), (8, 8), (7, 3), (5, 16)]
+    vectors = {"w": [0], "w1": [0, 1, 2], "w5": [1]}
+    start = [random.randn(*shape) for shape in shapes]
+    gradients = [[random.randn(*shape) for shape in shapes] for _ in range(4)]
+
+    def run():
+        return trajectory(kaf.NDAdam(0.1, vectors=vectors), start, gradients)
+
+    fast = run()
+    assert [shapes[0] for shapes in programs] == [(2, 8, 3), (3, 8, 8), (1, 8, 8), (7, 3), (5, 16)]
+    assert largest_difference(fast, plainly(run)) < 4 * 8 * 2.0**-24 * 4
+
+
+@pytest.mark.slow
 def test_sizes_that_are_equal_by_chance_are_not_taken_for_the_same(plainly, programs):
     """A program for a square matrix is none for others, and one of a single row has its own."""
     random = np.random.RandomState(0)

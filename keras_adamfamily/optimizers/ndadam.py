@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from keras_adamfamily import backends
-from keras_adamfamily.base import LearningRate, _path
+from keras_adamfamily.base import LearningRate, _path, vectorwise
 from keras_adamfamily.hyperparameters import Fixed, Hyperparameter, Option
 from keras_adamfamily.numerics import divide, is_positive, lerp
 from keras_adamfamily.optimizers.adam import Adam
@@ -135,18 +135,20 @@ class NDAdam(Adam):
     def weight_of_average(self, average, traits):
         return average if traits["axes"] is None else unit(average, traits["axes"])
 
+    @vectorwise
     def update(self, g, w, s, c):
         if s.axes is None:
             return super().update(g, w, s, c)
         scale = ops.ones_like(s.velocity)
         if self.normalize_on_build:
             scale = reciprocal_length(lambda w: w, s.axes, w)
-        along = scale * (scale * backends.total(lambda g, w: g * w, g, w, axes=s.axes))
+        product = backends.total(lambda g, w: g * w, g, w, axes=s.axes)
+        along = backends.kept(scale * (scale * product))
         m = lerp(s.momentum, g - along * w, c.weight_1)
         square = backends.total(lambda g, w, a: ops.square(g - a * w), g, w, along, axes=s.axes)
         v = lerp(s.velocity, square, c.weight_2)
         root = ops.sqrt(v) + c.epsilon_hat
-        rate = divide(c.vector_multiplier * c.alpha, root, is_positive(c.epsilon))
+        rate = backends.kept(divide(c.vector_multiplier * c.alpha, root, is_positive(c.epsilon)))
 
         def moved(w, m, scale, rate):
             return scale * w - rate * m
@@ -161,7 +163,7 @@ def reciprocal_length(function, axes, *tensors):
     To multiply by it is cheaper than to divide, and XLA computes it again rather than to keep it.
     """
     squares = backends.total(lambda *x: ops.square(function(*x)), *tensors, axes=axes)
-    return divide(1.0, ops.sqrt(squares), surely_positive=False)
+    return backends.kept(divide(1.0, ops.sqrt(squares), surely_positive=False))
 
 
 def unit(x, axes):
