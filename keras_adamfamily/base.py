@@ -427,6 +427,9 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
 
     # The step.
 
+    if kernels is not None:
+        apply = kernels.beside_programs(keras.optimizers.Optimizer.apply)
+
     def _backend_apply_gradients(self, grads, trainable_variables) -> None:
         """Keras's hook for everything between scaled gradients and constraints."""
         if len(grads) != len(trainable_variables):

@@ -22,7 +22,7 @@ class Stepper:
     """Applies gradients to variables in the backend's compiled form; counts its traces.
 
     JAX jits `stateless_apply`, TensorFlow compiles `apply` by XLA, PyTorch has TorchDynamo trace
-    it (without a C compiler).
+    `stateless_apply` (without a C compiler).
     """
 
     def __init__(self, optimizer, variables):
@@ -40,19 +40,19 @@ class Stepper:
             import torch
 
             torch._dynamo.reset()
-            self._step = torch.compile(self._stateful, backend="eager")
+            self._step = torch.compile(self._stateless, backend="eager")
 
     def _stateless(self, optimizer_values, values, grads):
-        self.traces += 1
+        if BACKEND == "jax":
+            self.traces += 1
         return self.optimizer.stateless_apply(optimizer_values, grads, values)
 
     def _stateful(self, grads):
-        if BACKEND == "tensorflow":
-            self.traces += 1
+        self.traces += 1
         self.optimizer.apply(grads, self.variables)
 
     def __call__(self, grads):
-        if BACKEND != "jax":
+        if BACKEND == "tensorflow":
             self._step(grads)
             return
         state = self.optimizer.variables

@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 
 import keras_adamfamily as kaf
-from tests.steps import BACKEND, largest_difference, random_problem, trajectory, variables_of
+from tests.steps import (
+    BACKEND,
+    largest_difference,
+    random_problem,
+    to_numpy,
+    trajectory,
+    variables_of,
+)
 
 pytestmark = pytest.mark.skipif(BACKEND != "torch", reason="PyTorch's kernels")
 
@@ -116,6 +123,37 @@ def test_fused_kernels_compute_the_rule(label, decay, plainly, calls):
     plain = plainly(lambda: trajectory(make(label, **arguments), start, gradients))
     assert largest_difference(fused, plain) < 12 * 8 * 2.0**-24 * 4
     assert largest_difference(fused[-1], [w.astype("float32") for w in start]) > 1e-3
+
+
+def test_a_step_that_is_compiled_as_a_whole_leaves_the_kernels_out(calls):
+    """However many variables there are, TorchDynamo does not trace the update of any."""
+    count, traced = 12, []
+    random = np.random.RandomState(0)
+    start = [random.randn(3, 4) for _ in range(count)]
+    optimizer, variables = kaf.Adam(0.1), variables_of(start, "float32")
+    factor = torch.tensor(2.0)
+
+    def backend(graph, inputs):
+        traced.append(len(graph.graph.nodes))
+        return graph
+
+    def step():
+        grads = [factor * v.value.detach() for v in variables]
+        optimizer.apply(grads, variables)
+        return factor * variables[0].value.detach()
+
+    torch._dynamo.reset()
+    compiled = torch.compile(step, backend=backend)
+    for _ in range(3):
+        compiled()
+    assert len(calls) == 3
+    assert len(traced) == 2 and sum(traced) < 5 * count  # before the update and after it
+    found = [to_numpy(v) for v in variables]
+    variables = variables_of(start, "float32")
+    optimizer = kaf.Adam(0.1)
+    for _ in range(3):
+        step()
+    assert largest_difference(found, [to_numpy(v) for v in variables]) == 0
 
 
 @pytest.mark.parametrize("label", NOT_FUSED)

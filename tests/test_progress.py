@@ -30,9 +30,9 @@ def clock(monkeypatch):
     return clock
 
 
-def study(**settings):
+def study(optimizers=("AdamW", "SGDW"), **settings):
     settings = {"trials_per_optimizer": 16, "finalist_seeds": 4, **settings}
-    return WrittenStudy([], optimizers=["AdamW", "SGDW"], **settings)
+    return WrittenStudy([], optimizers=list(optimizers), **settings)
 
 
 def watched(terminal=False, planned=32, **settings):
@@ -118,6 +118,12 @@ def test_plain_lines_where_there_is_no_terminal(clock):
         " 2/40  SGDW    val_accuracy 0.7000, stopped in epoch 2  learning_rate 0.01  "
         "weight_decay 0.1  1.0 s",
     ]
+
+
+def test_long_names_stay_apart(clock):
+    with watched(optimizers=["Adadelta"]) as shown:
+        shown.advance(trial("Adadelta", 0.6), True)
+    assert "  Adadelta val_accuracy 0.6000  " in shown.console.file.getvalue()
 
 
 def test_terminal_shows_what_is_going_on(clock):

@@ -125,7 +125,7 @@ class Progress:
             outcome += f", stopped in epoch {trial.epoch}"
         role = "fresh seed  " if trial.role == FINAL else ""
         count = f"{self.done:>{len(str(self.total))}}/{self.total}"
-        return f"{count}  {trial.optimizer:<8}{outcome}  {role}{values}  {trial.seconds:.1f} s"
+        return f"{count}  {trial.optimizer:<7} {outcome}  {role}{values}  {trial.seconds:.1f} s"
 
     def _picture(self) -> Group:
         """The bar, the best of each optimizer so far, and what is going on."""
