@@ -49,13 +49,15 @@ __all__ = [
     "COMPILE_FROM",
     "LARGE",
     "anew",
+    "broadcast",
     "cast",
     "colocated",
     "cos",
     "densify",
-    "for_xla",
+    "for_program",
     "fuses_results",
     "in_turn",
+    "kept",
     "is_mirrored",
     "is_sparse",
     "is_traced",
@@ -151,7 +153,8 @@ def kept(x):
 
     On a CPU it keeps sigmoids, but neither roots nor quotients, which take as long.
     """
-    return ops.where(x == x, x, ops.sigmoid(x)) if BACKEND == "torch" else x
+    in_program = BACKEND == "torch" and _in_program.get()
+    return ops.where(x == x, x, ops.sigmoid(x)) if in_program else x
 
 
 def _added_by_pieces(function, tensors, axes):
@@ -179,18 +182,20 @@ def _added_by_pieces(function, tensors, axes):
     return [*parts, part(PIECES * count, None)] if size % PIECES else parts
 
 
-#: Whether TensorFlow is writing a program that XLA compiles for a CPU: it does not tell by itself.
-_in_xla = contextvars.ContextVar("in_xla", default=False)
+#: Whether a program is being written: for a CPU by TensorFlow, which does not tell that XLA
+#: compiles it, or for TorchInductor.
+_in_program = contextvars.ContextVar("in_program", default=False)
 
 
 @contextlib.contextmanager
-def for_xla():
-    """What TensorFlow traces within is compiled by XLA."""
-    token = _in_xla.set(not tf.config.list_logical_devices("GPU"))
+def for_program():
+    """What is traced within is compiled, by XLA or TorchInductor."""
+    on_gpu = BACKEND == "tensorflow" and tf.config.list_logical_devices("GPU")
+    token = _in_program.set(not on_gpu)
     try:
         yield
     finally:
-        _in_xla.reset(token)
+        _in_program.reset(token)
 
 
 def _size(tensor) -> float:
@@ -205,7 +210,7 @@ def _barrier(tensor):
         return None
     if BACKEND == "jax" and jax.default_backend() == "cpu":
         return jax.lax.optimization_barrier
-    if BACKEND == "tensorflow" and _in_xla.get():
+    if BACKEND == "tensorflow" and _in_program.get():
         return gen_xla_ops.xla_optimization_barrier
     return None
 
@@ -358,7 +363,7 @@ def densify(tensor):
 
 def broadcast(tensor, shape: tuple):
     """`tensor` in a shape, at no cost if it has it, or if TensorFlow does not know its own."""
-    if BACKEND == "tensorflow" and not tensor.shape.is_fully_defined():
+    if BACKEND == "tensorflow" and tf.is_tensor(tensor) and not tensor.shape.is_fully_defined():
         return tensor
     return tensor if tuple(tensor.shape) == shape else ops.broadcast_to(tensor, shape)
 

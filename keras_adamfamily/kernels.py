@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from keras.src.backend.common.stateless_scope import in_stateless_scope
 
-from keras_adamfamily import numerics
+from keras_adamfamily import backends, numerics
 from keras_adamfamily.backends import COMPILE_FROM
 
 #: Elements up to which a variable is left to one thread, and of a piece that fits the cache.
@@ -321,7 +321,8 @@ def _compiled(update, inputs):
 
     # Scalars that are one tensor now need not be one at the next step: copies are apart.
     apart = [x if x.ndim else x.clone() for x in inputs]
-    traced = make_fx(update, tracing_mode="symbolic")(*apart)
+    with backends.for_program():
+        traced = make_fx(update, tracing_mode="symbolic")(*apart)
     literal = torch.ops.aten.lift_fresh_copy.default
     for found in traced.graph.find_nodes(op="get_attr"):
         if any(user.target is not literal for user in found.users):

@@ -52,7 +52,7 @@ class Programs:
 
     def _make(self, indices, constants):
         def program(grads, rate):
-            with backends.for_xla():
+            with backends.for_program():
                 self.optimizer._accumulate_or_step(grads, indices, rate)
 
         return tf.function(program, jit_compile=True, autograph=False)

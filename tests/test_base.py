@@ -96,6 +96,14 @@ class TestShapesOfGradients:
             optimizer.apply([ops.ones(shape), ops.ones(4)], variables)
         assert not np.any(to_numpy(variables[0]))
 
+    @pytest.mark.parametrize("dtype", ["float32", "float64"])
+    def test_arrays_of_numpy_are_gradients_too(self, dtype):
+        arrays = [np.full((3, 4), 0.5, dtype), np.full(4, 0.5, dtype)]
+        found, expected = (variables_of(self.START, "float32") for _ in range(2))
+        kaf.Adam(0.1).apply(arrays, found)
+        kaf.Adam(0.1).apply([ops.convert_to_tensor(g, "float32") for g in arrays], expected)
+        assert largest_difference(*([to_numpy(v) for v in vs] for vs in (found, expected))) == 0
+
     def test_their_number_is_that_of_the_variables(self):
         with pytest.raises(ValueError, match="1 gradients for 2 variables"):
             kaf.Adam().apply([ops.ones((3, 4))], variables_of(self.START, "float32"))

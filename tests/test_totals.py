@@ -18,7 +18,7 @@ def compiled(function):
         import tensorflow as tf
 
         def program(*tensors):
-            with backends.for_xla():
+            with backends.for_program():
                 return function(*tensors)
 
         return tf.function(program, jit_compile=True)
