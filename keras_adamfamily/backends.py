@@ -66,6 +66,7 @@ __all__ = [
     "on_each_device",
     "replace_now",
     "run_if",
+    "shaped",
     "total",
     "untraced",
     "view",
@@ -344,18 +345,20 @@ def replace_now(variable, function) -> None:
 
 
 def is_sparse(tensor) -> bool:
-    """Whether `tensor` is a sparse gradient (`tf.IndexedSlices`, `jax.experimental.sparse`)."""
+    """Whether `tensor` is a sparse gradient: `tf.IndexedSlices`, or of a sparse layout."""
     if BACKEND == "tensorflow":
         return isinstance(tensor, tf.IndexedSlices)
     if BACKEND == "jax":
         return isinstance(tensor, jax_sparse.JAXSparse)
-    return False
+    return isinstance(tensor, torch.Tensor) and tensor.layout is not torch.strided
 
 
 def densify(tensor):
     """The dense tensor that a gradient stands for: itself, if it is not sparse."""
     if not is_sparse(tensor):
         return tensor
+    if BACKEND == "torch":
+        return tensor.to_dense()
     if BACKEND == "tensorflow":
         return tf.convert_to_tensor(tensor)
     return ops.convert_to_tensor(tensor, sparse=False)
@@ -368,10 +371,18 @@ def broadcast(tensor, shape: tuple):
     return tensor if tuple(tensor.shape) == shape else ops.broadcast_to(tensor, shape)
 
 
+def shaped(tensor, shape: tuple):
+    """`tf.IndexedSlices` that know what they are slices of; all else as it is."""
+    if BACKEND == "tensorflow" and is_sparse(tensor) and tensor.dense_shape is None:
+        return tf.IndexedSlices(tensor.values, tensor.indices, tf.constant(shape))
+    return tensor
+
+
 def merge_rows(tensor):
     """A sparse gradient whose repeated rows are merged into the first of them, the others zero.
 
     A rule that squares the gradient needs each row's sum. Shapes stay static, as XLA needs.
+    PyTorch's kernels take dense ones.
     """
     if BACKEND == "tensorflow":
         rows, values = tensor.indices, tensor.values
@@ -379,4 +390,6 @@ def merge_rows(tensor):
         first = tf.math.unsorted_segment_min(order, rows, tensor.dense_shape[0])
         values = tf.math.unsorted_segment_sum(values, tf.gather(first, rows), count)
         return tf.IndexedSlices(values, rows, tensor.dense_shape)
+    if BACKEND == "torch":
+        return tensor.to_dense()
     return tensor.sum_duplicates(nse=tensor.nse)

@@ -480,11 +480,12 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
 
         One of another shape is broadcast, as Keras's arithmetic would.
         """
-        g = backends.cast(g, self._compute_dtypes[index])
+        variable = self._trainable_variables[index]
+        shape = tuple(variable.shape)
+        g = backends.cast(backends.shaped(g, shape), self._compute_dtypes[index])
         if self.handles_sparse_gradients and backends.is_sparse(g):
             return backends.merge_rows(g)
-        g, variable = backends.densify(g), self._trainable_variables[index]
-        shape = tuple(variable.shape)
+        g = backends.densify(g)
         try:
             return backends.broadcast(g, shape)
         except Exception as error:

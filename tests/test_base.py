@@ -284,6 +284,32 @@ def test_sparse_gradients_are_clipped_on_jax(bound):
     assert np.array_equal(*found)
 
 
+@pytest.mark.skipif(BACKEND == "jax", reason="of TensorFlow and PyTorch")
+@pytest.mark.parametrize("around", [{}, {"clipnorm": 0.4}, {"gradient_accumulation_steps": 2}])
+@pytest.mark.parametrize("name", kaf.names())
+def test_sparse_gradients_are_what_they_stand_for(name, around):
+    """`tf.IndexedSlices` need not tell the shape of the whole."""
+    rows, dense = [1, 4, 1], np.zeros((6, 4), "float32")
+    np.add.at(dense, rows, 0.5)
+    results = []
+    for is_sparse in (True, False):
+        gradient = ops.convert_to_tensor(dense)
+        if is_sparse and BACKEND == "torch":
+            import torch
+
+            gradient = torch.sparse_coo_tensor([rows], torch.full((3, 4), 0.5), dense.shape)
+        elif is_sparse:
+            import tensorflow as tf
+
+            gradient = tf.IndexedSlices(tf.fill([3, 4], 0.5), tf.constant(rows))
+        (variable,) = variables_of([np.ones(dense.shape)], "float32")
+        optimizer = type(kaf.get(name))(**around)
+        for _ in range(2):
+            optimizer.apply([gradient], [variable])
+        results.append(to_numpy(variable))
+    assert np.allclose(*results, rtol=0, atol=1e-6)
+
+
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="sparse gradients are TensorFlow's")
 @pytest.mark.parametrize("clip", ["clipnorm", "global_clipnorm", "clipvalue"])
 def test_repeated_rows_are_merged_before_clipping(clip):

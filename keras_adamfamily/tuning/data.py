@@ -355,7 +355,10 @@ def _checked_arrays(name: str, data: Any, quoted: bool = True) -> tuple:
 
 
 def _as_arrays(part: Any) -> Any:
-    """An array; or what is nested, as it is nested. Lists of plain numbers are arrays."""
+    """An array; or what is nested, as it is nested. Lists of plain numbers are arrays.
+
+    Of a pandas `Series` Keras makes a column.
+    """
     if isinstance(part, dict):
         return {key: _as_arrays(value) for key, value in part.items()}
     is_nested = isinstance(part, (tuple, list)) and any(
@@ -365,7 +368,8 @@ def _as_arrays(part: Any) -> Any:
         return type(part)(_as_arrays(value) for value in part)
     if hasattr(part, "detach"):  # PyTorch
         part = part.detach().cpu()
-    return np.asarray(part)
+    is_series = hasattr(part, "to_frame") and part.ndim == 1
+    return np.asarray(part.to_frame() if is_series else part)
 
 
 def _examples(arrays: Any) -> int:

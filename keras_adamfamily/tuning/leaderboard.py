@@ -248,16 +248,19 @@ def verdict(rows: Sequence[LeaderboardRow]) -> str:
     if not unclear:
         return f"{first.optimizer} wins, ahead of {_listed(map(_described, behind))}."
     names = _listed([first.optimizer, *(comparison.optimizer for comparison in unclear)])
-    n = min(comparison.n for comparison in unclear)
     start = f"No clear winner: {names} cannot be told apart"
-    needed = evidence.runs_needed(len(compared) + 1, all(c.paired for c in compared))
-    if n == 1:
+    few, *_, many = sorted([comparison.n for comparison in unclear] * 2)
+    needed = [evidence.runs_needed(len(compared) + 1, comparison.paired) for comparison in unclear]
+    short = [comparison.n < least for comparison, least in zip(unclear, needed, strict=True)]
+    if few == 1:
         text = f"{start}: they were trained on one fresh seed, which cannot tell."
-    elif n < needed:
+    elif any(short):
+        runs = f"{few} runs" if few == many else f"{few} to {many} runs"
         text = (
-            f"{start} by {n} runs each, whatever these gave: to tell {len(compared) + 1} "
-            f"optimizers apart takes at least {needed} fresh seeds. {first.optimizer} has the best "
-            f"mean, ahead of {_described(unclear[0], with_p=False)}."
+            f"{start} by {runs} each{', whatever these gave' if all(short) else ''}: to tell "
+            f"{len(compared) + 1} optimizers apart takes at least {max(needed)} fresh seeds. "
+            f"{first.optimizer} has the best mean, ahead of "
+            f"{_described(unclear[0], with_p=False)}."
         )
     else:
         text = (
