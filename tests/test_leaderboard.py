@@ -311,6 +311,26 @@ def test_compare_treats_other_seeds_as_independent(tmp_path):
     assert (found.low, found.high) == evidence.interval([s + 0.05 for s in ramp], ramp)
 
 
+def test_compare_says_how_many_seeds_those_that_share_them_need(tmp_path):
+    """Signs of pairs tell less than ways to deal: four need 8 shared seeds, or 5 of their own."""
+    random = np.random.default_rng(6)
+    names, runs = ("AdamW", "SGDW", "NAdamW", "Adam"), 7
+    studies = [
+        finals({name: list(0.8 + 0.01 * random.normal(size=runs))}, directory=tmp_path / name)
+        for name in names
+    ]
+    studies[-1] = finals({"Adam": [0.805] * runs}, directory=tmp_path / "other", seed=1)
+    studies[-1].trials = [
+        trial(t.optimizer, t.score, role=t.role, number=t.number, seed=t.seed + 10**6)
+        for t in studies[-1].trials
+    ]
+    found = tuning.compare(*studies)
+    assert {c.paired for c in found.comparisons} == {True, False}
+    assert evidence.runs_needed(4) == 8 and evidence.runs_needed(4, paired=False) < runs
+    start = " cannot be told apart by 7 runs each: to tell 4 optimizers apart takes at least 8 "
+    assert start in found.verdict
+
+
 def test_compare_counts_the_seeds_that_all_share(tmp_path):
     """Two more runs, both lucky, do not put first what is behind on each seed that both have."""
     ramp = [0.8 + 0.01 * i for i in range(6)]

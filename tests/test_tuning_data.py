@@ -117,6 +117,27 @@ def test_nested_arrays_and_weights():
     assert [array.shape for array in plain.arrays()] == [(2, 2), (2,)]
 
 
+def test_what_pandas_holds_is_what_keras_makes_of_it():
+    """A `Series` is a column, of whatever index."""
+    pandas = pytest.importorskip("pandas")
+    index = [3, 1, 2]
+    x = pandas.DataFrame({"a": [1.0, 2.0, 3.0], "b": [4, 5, 6]}, index=index)
+    y = pandas.Series([1, 0, 1], index=index)
+    model = keras.Sequential([keras.layers.Dense(1)])
+    seen = []
+
+    def loss(y, p):
+        seen.append(tuple(y.shape))
+        return keras.ops.mean(keras.ops.square(y - p))
+
+    model.compile(loss=loss)
+    model.fit(x, y, batch_size=3, verbose=0)
+    arrays = Data.of((x, y), 3).arrays()
+    assert (arrays[1].shape[1:],) == tuple({shape[1:] for shape in seen})
+    np.testing.assert_array_equal(arrays[0], x.to_numpy())
+    np.testing.assert_array_equal(arrays[1], y.to_numpy()[:, None])
+
+
 def test_arrays_beyond_the_limit():
     with pytest.raises(ValueError, match="`data` takes 0 MB.*limit of 0 MB"):
         Data.of((X, Y)).arrays(limit=100)
