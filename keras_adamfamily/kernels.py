@@ -291,7 +291,7 @@ def _in_blocks(tensors, known):
     On a CPU TorchInductor sums down the rows for a few columns at a time, which fetches each line
     of memory many times, but a block it leaves in the cache. One program serves all kernels then.
     """
-    axes, shape = known["axes"], tensors[1].shape
+    axes, shape = known.get("axes"), tensors[1].shape
     rows = shape[:-1].numel()
     one = (*(1 for _ in shape[:-1]), shape[-1:].numel())  # of a slot: a number for each vector
     if axes != [*range(len(shape) - 1)] or rows % 8 or {x.shape for x in tensors} - {shape, one}:

@@ -249,9 +249,10 @@ def verdict(rows: Sequence[LeaderboardRow]) -> str:
         return f"{first.optimizer} wins, ahead of {_listed(map(_described, behind))}."
     names = _listed([first.optimizer, *(comparison.optimizer for comparison in unclear)])
     start = f"No clear winner: {names} cannot be told apart"
-    few, *_, many = sorted([comparison.n for comparison in unclear] * 2)
+    counts = [comparison.n for comparison in unclear]
     needed = [evidence.runs_needed(len(compared) + 1, comparison.paired) for comparison in unclear]
-    short = [comparison.n < least for comparison, least in zip(unclear, needed, strict=True)]
+    short = [n < least for n, least in zip(counts, needed, strict=True)]
+    few, many = min(counts), max(counts)
     if few == 1:
         text = f"{start}: they were trained on one fresh seed, which cannot tell."
     elif any(short):
