@@ -42,7 +42,7 @@ CASES = {name: (name, {}) for name in kaf.names()} | {
     for rule in ("AdamW", "Nadam")
     for around, arguments in AROUND.items()
 }
-MODELS = ("resnet50", "vit", "big4", "mlp")
+MODELS = [shape for shape in SHAPES if shape != "small161"]
 #: What is measured by default: AdamW and Keras's arguments on all models, the other rules on two.
 DEFAULT = [
     *itertools.product([case for case in CASES if case.startswith("AdamW")], MODELS),

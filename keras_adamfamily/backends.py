@@ -66,7 +66,7 @@ __all__ = [
     "on_each_device",
     "replace_now",
     "run_if",
-    "shaped",
+    "standardized",
     "total",
     "untraced",
     "view",
@@ -137,15 +137,16 @@ def total(function, *tensors, axes=None):
     The first of the tensors is as large as any. XLA on a CPU computes what is summed anew, and does
     not keep it for another loop.
     """
+    if BACKEND == "torch" and axes is not None:  # one after the other, as `kernels` lays them out
+        whole = function(*tensors)
+        for axis in reversed(axes):
+            whole = ops.sum(whole, axis, keepdims=True)
+        return whole
     barrier = _barrier(tensors[0])
     if barrier is not None:
         tensors = barrier([ops.convert_to_tensor(x, tensors[0].dtype) for x in tensors])
     is_slow = BACKEND == "tensorflow" and barrier is not None
     parts = _added_by_pieces(function, tensors, axes) if is_slow else [function(*tensors)]
-    if BACKEND == "torch" and axes is not None:  # one after the other, as `kernels` lays them out
-        for axis in reversed(axes):
-            parts = [ops.sum(part, axis, keepdims=True) for part in parts]
-        return parts[0]
     return sum(ops.sum(part, axes, keepdims=axes is not None) for part in parts)
 
 
@@ -345,20 +346,18 @@ def replace_now(variable, function) -> None:
 
 
 def is_sparse(tensor) -> bool:
-    """Whether `tensor` is a sparse gradient: `tf.IndexedSlices`, or of a sparse layout."""
+    """Whether `tensor` is a sparse gradient (`tf.IndexedSlices`, `jax.experimental.sparse`)."""
     if BACKEND == "tensorflow":
         return isinstance(tensor, tf.IndexedSlices)
     if BACKEND == "jax":
         return isinstance(tensor, jax_sparse.JAXSparse)
-    return isinstance(tensor, torch.Tensor) and tensor.layout is not torch.strided
+    return False
 
 
 def densify(tensor):
     """The dense tensor that a gradient stands for: itself, if it is not sparse."""
     if not is_sparse(tensor):
         return tensor
-    if BACKEND == "torch":
-        return tensor.to_dense()
     if BACKEND == "tensorflow":
         return tf.convert_to_tensor(tensor)
     return ops.convert_to_tensor(tensor, sparse=False)
@@ -371,8 +370,13 @@ def broadcast(tensor, shape: tuple):
     return tensor if tuple(tensor.shape) == shape else ops.broadcast_to(tensor, shape)
 
 
-def shaped(tensor, shape: tuple):
-    """`tf.IndexedSlices` that know what they are slices of; all else as it is."""
+def standardized(tensor, shape: tuple):
+    """A gradient as the others here take it, if it is sparse.
+
+    `tf.IndexedSlices` know then what they are slices of, and PyTorch's kernels take dense ones.
+    """
+    if BACKEND == "torch" and isinstance(tensor, torch.Tensor):
+        return tensor if tensor.layout is torch.strided else tensor.to_dense()
     if BACKEND == "tensorflow" and is_sparse(tensor) and tensor.dense_shape is None:
         return tf.IndexedSlices(tensor.values, tensor.indices, tf.constant(shape))
     return tensor
@@ -382,7 +386,6 @@ def merge_rows(tensor):
     """A sparse gradient whose repeated rows are merged into the first of them, the others zero.
 
     A rule that squares the gradient needs each row's sum. Shapes stay static, as XLA needs.
-    PyTorch's kernels take dense ones.
     """
     if BACKEND == "tensorflow":
         rows, values = tensor.indices, tensor.values
@@ -390,6 +393,4 @@ def merge_rows(tensor):
         first = tf.math.unsorted_segment_min(order, rows, tensor.dense_shape[0])
         values = tf.math.unsorted_segment_sum(values, tf.gather(first, rows), count)
         return tf.IndexedSlices(values, rows, tensor.dense_shape)
-    if BACKEND == "torch":
-        return tensor.to_dense()
     return tensor.sum_duplicates(nse=tensor.nse)

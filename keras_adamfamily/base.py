@@ -482,7 +482,7 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
         """
         variable = self._trainable_variables[index]
         shape = tuple(variable.shape)
-        g = backends.cast(backends.shaped(g, shape), self._compute_dtypes[index])
+        g = backends.cast(backends.standardized(g, shape), self._compute_dtypes[index])
         if self.handles_sparse_gradients and backends.is_sparse(g):
             return backends.merge_rows(g)
         g = backends.densify(g)
