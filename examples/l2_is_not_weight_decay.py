@@ -23,7 +23,7 @@ from keras import layers
 from matplotlib.colors import LogNorm
 
 import keras_adamfamily as kaf
-from keras_adamfamily.tuning.population import Population, use_all_cores
+from keras_adamfamily.tuning import Population, use_all_cores
 
 jax = common.need_backend("jax")
 

@@ -19,7 +19,7 @@ import numpy as np
 from keras import layers
 
 import keras_adamfamily as kaf
-from keras_adamfamily.tuning.population import Population, use_all_cores
+from keras_adamfamily.tuning import Population, use_all_cores
 
 BUDGETS = np.array([10, 20, 40, 80, 160])
 BATCH, IMAGES, RATE = 32, 1200, 1e-3

@@ -22,7 +22,7 @@ import numpy as np
 from keras.optimizers.schedules import PiecewiseConstantDecay
 
 import keras_adamfamily as kaf
-from keras_adamfamily.tuning import population
+from keras_adamfamily.tuning import Population, use_all_cores
 
 EPOCHS, BATCH, TRAINING, NOISE = 40, 32, 600, 0.2
 STEPS = EPOCHS * -(-TRAINING // BATCH)
@@ -52,7 +52,7 @@ def train(make, rates, seeds):
         model.compile(make(schedule, initial_learning_rate=1.0), loss, metrics=["accuracy"])
         return model
 
-    lanes = population.Population(
+    lanes = Population(
         build_model,
         *common.digits(TRAINING, noise=NOISE),
         hyperparameters={"learning_rate": np.repeat(rates, len(seeds))},
@@ -65,7 +65,7 @@ def train(make, rates, seeds):
 
 
 def experiment():
-    population.use_all_cores()
+    use_all_cores()
     results = {"tuned rate": {}, "error": {}, "switch step": {}, "SGD rate": {}, "curves": {}}
 
     def record(name, error):

@@ -36,7 +36,13 @@ LARGE, PIECES = 2**16, 8
 
 #: Models of so many parameters have their rule compiled by torch.compile or XLA, if nothing else
 #: compiles the step; the environment variable sets it.
-COMPILE_FROM = float(os.environ.get("KERAS_ADAMFAMILY_COMPILE_FROM", 2e6))
+try:
+    COMPILE_FROM = float(os.environ.get("KERAS_ADAMFAMILY_COMPILE_FROM", 2e6))
+except ValueError as _error:
+    raise ValueError(
+        "The environment variable KERAS_ADAMFAMILY_COMPILE_FROM must be a number of parameters, "
+        f"such as 2e6, or inf: {_error}"
+    ) from None
 
 #: Whether Keras clips sparse gradients.
 CLIPS_SPARSE = BACKEND == "tensorflow"

@@ -764,7 +764,7 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
 
     @learning_rate.setter
     def learning_rate(self, value):
-        if callable(value) or isinstance(value, numbers.Real):
+        if callable(value) or isinstance(value, (numbers.Real, str)):
             value = _checked_learning_rate(value)
         keras.optimizers.Optimizer.learning_rate.fset(self, value)
         if callable(value):
@@ -781,7 +781,9 @@ class FamilyOptimizer(keras.optimizers.Optimizer):
     def initial_learning_rate(self, value):
         tunable = self._tunables.get("initial_learning_rate")
         if tunable is None:
-            value = optional(check_float, "initial_learning_rate", value, POSITIVE)
+            value = optional(
+                check_float, "initial_learning_rate", value, POSITIVE, "takes the first one"
+            )
             check_not_built(self, "initial_learning_rate")
         else:
             value = check_float("initial_learning_rate", value, POSITIVE)
@@ -1060,15 +1062,16 @@ def _patterns(name: str, value: Any) -> list[str]:
         raise ValueError(
             f"`{name}` must be a list of regular expressions. Received: {name}={value!r}"
         )
-    for pattern in value:
+    patterns = list(value)
+    for pattern in patterns:
         try:
             re.compile(pattern)
         except (re.error, TypeError) as error:
             raise ValueError(
                 f"`{name}` must be a list of regular expressions. "
-                f"Received: {pattern!r} ({error}) in {name}={value!r}"
+                f"Received: {pattern!r} ({error}) in {name}={patterns!r}"
             ) from None
-    return list(value)
+    return patterns
 
 
 def _arguments(cls) -> set[str]:

@@ -96,7 +96,7 @@ class SnapshotEnsemble(keras.callbacks.Callback):
             ValueError: If there is no snapshot or no model, if `last` is not an integer >= 1, or if
                 `x` can be read but once.
         """
-        last = optional(check_integer, "last", last, 1)
+        last = optional(check_integer, "last", last, 1, "takes all")
         if hasattr(x, "__next__"):
             raise ValueError(
                 "`x` is read once for each snapshot, which a generator cannot be. Pass arrays, a "

@@ -3,8 +3,8 @@
 An eager operation reads its operands from memory and writes its result back, so a rule of 15 of
 them moves many times the bytes that it needs. A step takes the first of these ways that it can:
 
-1. PyTorch's own fused kernels, for exactly the forms that they compute: Adam, AdamW and AMSGrad,
-   SGD, Adagrad. One call for all variables, and nothing to compile.
+1. PyTorch's own fused kernels, for exactly the forms that they compute: Adam, AdamW and AMSGrad
+   with an epsilon above 0, SGD, Adagrad. One call for all variables, and nothing to compile.
 2. The rule compiled by TorchInductor, for models of `COMPILE_FROM` parameters and more. That takes
    seconds at the first step, for one variable as for hundreds.
 3. The rule op by op, on pieces that stay in the processor's cache.

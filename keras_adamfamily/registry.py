@@ -249,6 +249,12 @@ def get(identifier: Any) -> keras.optimizers.Optimizer:
                 f"Received: {identifier!r}"
             )
         return find(identifier["class_name"]).cls.from_config(identifier.get("config", {}))
+    if not isinstance(identifier, str):
+        raise ValueError(
+            "`get` takes a dictionary of an optimizer's 'class_name' and 'config', the path of a "
+            "JSON file with one, an optimizer, or its name. An optimizer's name must be a string. "
+            f"Received: {identifier!r}"
+        )
     return find(identifier).cls()
 
 

@@ -181,7 +181,7 @@ class WarmupCosine(Schedule):
     Args:
         learning_rate: The peak, a float > 0.
         total_steps: The length of training in steps (batches), an integer >= 1.
-        warmup_steps: The length of the warm-up, an integer in [0, total_steps).
+        warmup_steps: The length of the warm-up, an integer in [0, total_steps), 0 by default.
         minimum_learning_rate: The floor, a float in [0, learning_rate], 0 by default.
         name: Optional name.
 

@@ -66,17 +66,17 @@ def check_integer(name: str, value: Any, minimum: int, otherwise: str = "") -> i
     return int(value)
 
 
-def check_choice(name: str, value: Any, choices: tuple) -> Any:
+def check_choice(name: str, value: Any, choices: tuple, otherwise: str = "") -> Any:
     """Returns `value` if it is one of `choices` (`True` is not 1), else raises a `ValueError`."""
     for choice in choices:
         if type(choice) is type(value) and choice == value:
             return value
     listed = ", ".join(repr(choice) for choice in choices)
-    raise ValueError(f"`{name}` must be one of {listed}. Received: {name}={value!r}")
+    raise ValueError(f"`{name}` must be one of {listed}.{otherwise} Received: {name}={value!r}")
 
 
-def optional(check, name: str, value: Any, limit: Any) -> Any:
-    """Applies `check` unless `value` is `None`, which means "off"."""
+def optional(check, name: str, value: Any, limit: Any, none: str = "switches it off") -> Any:
+    """Applies `check` unless `value` is `None`, of which messages say what it does."""
     if value is None:
         return None
-    return check(name, value, limit, " `None` switches it off.")
+    return check(name, value, limit, f" `None` {none}.")

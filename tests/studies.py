@@ -37,6 +37,11 @@ class WrittenStudy(Study):
                 "parameters": 12,
                 "data": "0123",
                 "backend": "jax",
+                "sampler": "tpe",
+                "startup_trials": 4,
+                "block": 4,
+                "pruner": None,
+                "training": {"callbacks": [], "class_weight": {}, "evaluate_average": False},
                 **settings,
             }
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
@@ -24,6 +25,7 @@ from keras_adamfamily import cli, regret, tuning
 from keras_adamfamily.cli import common, search
 from keras_adamfamily.cli.search import _subject_of
 from keras_adamfamily.tuning import leaderboard
+from keras_adamfamily.tuning.space import DEFAULT_OPTIMIZERS
 from tests.helpers import TINY
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -432,7 +434,7 @@ USER = ["tune", "tiny:build_model", "--data", "tiny:load_data"]
         (["regret", "--rounds", "9", "--out", "tiny.py/a.png"], 2, "'tiny.py' is a file, where"),
         (["tune", "tiny:broken_model", *USER[2:]], 1, "ValueError: a layer is"),
         ([*USER[:3], "tiny:broken_data"], 1, "OSError: the disk is gone"),
-        ([*USER[:3], "tiny:no_pair"], 1, "load_data must return (x_train, y_train)"),
+        ([*USER[:3], "tiny:no_pair"], 1, "no_pair must return (x_train, y_train)"),
     ],
 )
 def test_errors_are_one_line(folder, monkeypatch, capsys, arguments, code, message):
@@ -542,8 +544,29 @@ def test_dry_run_of_a_model_with_hyperparameters_of_its_own(folder, monkeypatch,
     assert plan["seconds"] > 0.0
     arguments += ["--fix", "beta_1=0.5", "--fix", "schedule=cosine"]
     code, out, _ = run(monkeypatch, capsys, *arguments, "--dry-run")
-    for text in ("units +2, 5", "drop +0.0, 0.5", "beta_1 +0.5", "schedule +cosine", "minutes"):
+    for text in (
+        "units +2, 5",
+        "drop +0.0, 0.5",
+        "beta_1 +0.5",
+        "schedule +cosine",
+        "about .*s, and the time to",
+    ):
         assert re.search(text, out), out
+
+
+def test_defaults_are_those_of_python():
+    """The same search by both: `trials` is `max_trials`, `seeds` is `finalist_seeds`."""
+    names = {"max_trials": "trials", "finalist_seeds": "seeds", "max_minutes": "minutes"}
+    of_command = inspect.signature(search.tune).parameters
+    same = 0
+    for name, default in tuning.tune.__kwdefaults__.items():
+        option = of_command.get(names.get(name, name))
+        if option is not None and name != "optimizers":
+            assert option.default == default, name
+            same += 1
+    assert same >= 10
+    default = of_command["optimizers"].default
+    assert tuning.SearchSpace(default.split(",")).optimizers == DEFAULT_OPTIMIZERS
 
 
 def test_ranges_fixed_values_and_starting_points(folder, monkeypatch, capsys):

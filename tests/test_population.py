@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("keras_tuner")
 
 import keras_adamfamily as kaf
-from keras_adamfamily.tuning import population
+from keras_adamfamily.tuning import xla
 from keras_adamfamily.tuning.population import Population
 from tests.steps import BACKEND
 
@@ -394,6 +394,6 @@ def test_wrong_data_and_epochs():
 
 @pytest.mark.skipif(BACKEND == "jax", reason="the message is for the other backends")
 def test_other_backends_are_refused():
-    for call in (lanes, population.use_all_cores):
+    for call in (lanes, xla.use_all_cores):
         with pytest.raises(RuntimeError, match="KERAS_BACKEND=jax.*" + BACKEND):
             call()

@@ -53,7 +53,7 @@ def test_groups_of_trials_give_the_rate_of_the_whole(clock):
             shown.advance(trial(score=0.5 + number / 100, number=number), True)
         text = picture(shown)
         assert "16/40" in text
-        assert "30 trials/min  0:48 left" in text
+        assert "30 trials/min  48 s left" in text
         assert "AdamW 0.6500 (16)   SGDW - (0)" in text
         shown.advance(trial("SGDW", None), True)
         shown.advance(trial("SGDW", 0.9, number=1, status="pruned"), True)
@@ -67,7 +67,7 @@ def test_finished_trials_of_an_earlier_run_are_not_speed(clock):
         assert "trials/min" not in picture(shown)
         clock.now = 60.0
         shown.advance(trial("SGDW"), True)
-        assert "1.0 trials/min  23:00 left" in picture(shown)
+        assert "1.0 trials/min  23:00 min left" in picture(shown)
         assert shown.console.file.getvalue().count("/40") == 1
 
 
@@ -92,8 +92,8 @@ def test_a_new_best_adds_its_fresh_seeds_to_the_total(clock):
             shown.advance(one, True)
             counts.append((shown.done, shown.total))
             if one is more[0]:
-                assert "10:00 left" in picture(shown)
-        assert "16/16" in picture(shown) and "0:00 left" in picture(shown)
+                assert "10:00 min left" in picture(shown)
+        assert "16/16" in picture(shown) and "0 s left" in picture(shown)
     assert counts == [(n, 12 if n <= 5 else 16) for n in range(1, 17)]
 
 

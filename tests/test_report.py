@@ -376,3 +376,38 @@ def test_browser_copies_the_code_and_sorts_a_table(opened, study):
             if v is not None
         ]
         assert values == sort(values) and len(values) == 114
+
+
+@pytest.mark.parametrize(
+    ("settings", "said", "not_said"),
+    [
+        (
+            {"sampler": "gp", "startup_trials": 4, "trials_per_optimizer": 16},
+            ["number of trials, of epochs and of", "The first 4 of each", "then trained again on"],
+            ["gave up", "Settings known to be good"],
+        ),
+        (
+            {"sampler": "random", "finalist_seeds": 0},
+            ["lay at random places", "Nothing was trained again on fresh seeds"],
+            ["quasi-random", "then trained again", "This makes the order"],
+        ),
+        ({"sampler": "qmc"}, ["lay at quasi-random places of the ranges"], ["proposed by"]),
+        (
+            {"pruner": "Halving(reduction_factor=3, min_epochs=2)"},
+            ["Halving(reduction_factor=3, min_epochs=2) gave up the worse trials"],
+            ["of epochs and of searched"],
+        ),
+    ],
+)
+def test_how_it_was_measured_is_how_it_was(settings, said, not_said):
+    text = body(render(WrittenStudy([trial(), trial("SGDW", 0.4)], **settings)))
+    for words in said:
+        assert words in text
+    for words in not_said:
+        assert words not in text
+
+
+def test_known_settings_are_told():
+    study = WrittenStudy([trial()])
+    study.space.starting_points = [{"learning_rate": 0.01}]
+    assert "Settings known to be good came first." in body(render(study))

@@ -23,8 +23,8 @@ import keras_adamfamily as kaf
 from keras_adamfamily import registry, tuning
 from keras_adamfamily.tuning.leaderboard import verdict
 from keras_adamfamily.tuning.report import render
-from keras_adamfamily.tuning.study import Settings
 from keras_adamfamily.tuning.trial import facts_of, without_old_objects
+from tests.studies import WrittenStudy
 
 QUIET = Console(quiet=True)
 LENGTH = {"batch_size": 16, "dataset_size": 64, "epochs": 2}
@@ -418,6 +418,14 @@ def test_weight_decay_is_normalized():
             {"ranges": {"learning_rate": (1e-3, 1e-1)}, "fix": {"AdamW/learning_rate": 0.5}},
             "'learning_rate' of AdamW is in `ranges` and in `fix`",
         ),
+        ({"starting_points": {"learning_rate": 1e-3}}, "list of dictionaries.*'learning_rate'"),
+        (
+            {"starting_points": [{"optimizer": "SGDW", "learning_rate": 0.1}]},
+            "has one of SGDW, which is not searched. The optimizers of this space: AdamW",
+        ),
+        ({"fix": {"weight_decay": -1}}, "does not accept.*of learning_rate=.*weight_decay=-1:"),
+        ({"schedule": kaf.InverseSqrt(0.1)}, "`schedule` must be 'constant'.*InverseSqrt"),
+        ({"batch_size": "many"}, "`batch_size` must be an integer"),
     ],
 )
 def test_wrong_space(arguments, message):
@@ -542,9 +550,8 @@ HOSTILE = "<script>alert('x')</script>"
 
 def written_study(directory, scores, direction="max", statuses=None):
     """A study as if it had run: `scores` gives those on fresh seeds, by optimizer."""
-    space = tuning.SearchSpace(list(scores))
-    settings = Settings(
-        space=space.get_config(),
+    settings = dataclasses.replace(
+        WrittenStudy([], optimizers=list(scores)).settings,
         objective=HOSTILE,
         direction=direction,
         trials_per_optimizer=1,
@@ -552,7 +559,6 @@ def written_study(directory, scores, direction="max", statuses=None):
         batch_size=1,
         dataset_size=10,
         finalist_seeds=max(map(len, scores.values())),
-        seed=0,
         build_model=f"module.{HOSTILE}",
         parameters=1,
         data="",

@@ -636,3 +636,64 @@ def test_arguments_that_a_search_has_no_use_for(tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             tuner.search(*blobs(), epochs=1, verbose=0, **more)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"strategy": "vamp"}, "`strategy` must be one of 'auto', 'fit', 'map', 'vmap'.*'vamp'"),
+        ({"lanes": 0}, "`lanes` must be an integer >= 1"),
+        ({"pruner": "hyperband"}, "`pruner` must be 'halving', a `Halving`"),
+        ({"max_trials": 1}, "`max_trials` must be .* >= 2. Each of the 2 optimizers needs one."),
+        ({"batch_size": 0}, "`batch_size` must be an integer >= 1. `None` is 32."),
+        (
+            {
+                "strategy": "map",
+                "callbacks": [keras.callbacks.EarlyStopping(restore_best_weights=True)],
+            },
+            "`strategy='map'` cannot be had here, use 'fit' or 'auto': .*"
+            + ("restore_best_weights" if "map" in STRATEGIES else "needs the JAX backend"),
+        ),
+    ],
+)
+@pytest.mark.once("torch", "jax")
+def test_settings_are_checked_before_anything_is_written(changes, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        tune(tmp_path / "run", **changes)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_plan_says_what_it_takes(tmp_path):
+    with pytest.raises(TypeError, match="no argument 'directory'.*takes optimizers, max_trials"):
+        tuning.plan(build_model, blobs(), blobs(1), directory=tmp_path)
+
+
+def test_a_tuner_evaluates_in_batches_of_the_size_that_it_trains_in(tmp_path):
+    """As `fit` does, and `tune`: a metric may depend on it."""
+    oracle = tuning.OptunaOracle("val_loss", max_trials=1)
+    hypermodel = tuning.OptimizerHyperModel(
+        build_model, tuning.SearchSpace(["AdamW"]), batch_size=8, dataset_size=64, epochs=1
+    )
+    tuner = tuning.OptimizerTuner(oracle, hypermodel, directory=tmp_path, note=lambda text: None)
+    given = tuner._training(*blobs(), validation_data=blobs(1), batch_size=8)
+    assert given.validation.validation_arguments()["validation_batch_size"] == 8
+    in_batches = tuner._training(Batches(16, 0), validation_data=Batches(32, 1))
+    assert (in_batches.train.batch_size, in_batches.validation.batch_size) == (16, 32)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dataset_size": "64"}, "`dataset_size` must be an integer >= 1. Received: .*'64'"),
+        ({"epochs": 0}, "`epochs` must be an integer >= 1"),
+        ({"batch_size": 1.5}, "`batch_size` must be an integer >= 1"),
+        ({"space": ["adamw"]}, r"`space` must be a SearchSpace. Received: space=\['adamw'\]"),
+    ],
+)
+def test_a_hypermodel_is_told_numbers(changes, message):
+    with pytest.raises(ValueError, match=message):
+        tuning.OptimizerHyperModel(build_model, **{**LENGTH, **changes})
+
+
+def test_one_batch_size_needs_no_list():
+    assert tuning.SearchSpace(["AdamW"], batch_size=64).batch_sizes == (64,)

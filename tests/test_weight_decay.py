@@ -325,6 +325,15 @@ def test_what_is_no_list_of_regular_expressions_is_refused(names, message):
         kaf.AdamW().exclude_from_weight_decay(var_names=names)
 
 
+def test_names_may_come_one_by_one():
+    """From a generator, which gives them once."""
+    given = kaf.AdamW(weight_decay_exclude=(name for name in ["bias", "scale"]))
+    assert given.get_config()["weight_decay_exclude"] == ["bias", "scale"]
+    later = kaf.AdamW()
+    later.exclude_from_weight_decay(var_names=(name for name in ["bias"]))
+    assert later.get_config()["weight_decay_exclude"] == ["bias"]
+
+
 # The forms as values.
 
 

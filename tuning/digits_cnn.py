@@ -25,7 +25,6 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from keras_adamfamily import tuning
-from keras_adamfamily.tuning import xla
 from keras_adamfamily.tuning.progress import show_leaderboard
 
 
@@ -66,7 +65,7 @@ def study(directory="runs/digits_cnn", **changes):
 
 if __name__ == "__main__":
     if keras.config.backend() == "jax":
-        xla.use_all_cores()  # each core trains trials of its own
+        tuning.use_all_cores()  # each core trains trials of its own
     result = study()
     show_leaderboard(result, Console())
     print(result.best_code())

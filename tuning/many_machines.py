@@ -35,7 +35,7 @@ import digits_mlp
 import keras
 from rich.console import Console
 
-from keras_adamfamily.tuning import xla
+from keras_adamfamily import tuning
 from keras_adamfamily.tuning.progress import show_leaderboard
 
 
@@ -54,7 +54,7 @@ if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("usage: python tuning/many_machines.py postgresql://user@host/database")
     if keras.config.backend() == "jax":
-        xla.use_all_cores()  # each core trains trials of its own
+        tuning.use_all_cores()  # each core trains trials of its own
     result = study(sys.argv[1])
     show_leaderboard(result, Console())
     print(shares(result))

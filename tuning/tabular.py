@@ -27,7 +27,6 @@ from sklearn.datasets import load_breast_cancer
 from sklearn.model_selection import train_test_split
 
 from keras_adamfamily import tuning
-from keras_adamfamily.tuning import xla
 from keras_adamfamily.tuning.progress import show_leaderboard
 
 COSTS = {0: 1.0, 1: 5.0}  # of a mistake on a benign and on a malignant tumour
@@ -88,7 +87,7 @@ def mistakes_of_winner(result, epochs=20):
 
 if __name__ == "__main__":
     if keras.config.backend() == "jax":
-        xla.use_all_cores()  # each core trains trials of its own
+        tuning.use_all_cores()  # each core trains trials of its own
     result = study()
     show_leaderboard(result, Console())
     print(f"Among {len(TEST[1])} test tumours: {mistakes_of_winner(result)}")

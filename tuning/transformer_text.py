@@ -24,7 +24,6 @@ from keras import layers
 from rich.console import Console
 
 from keras_adamfamily import tuning
-from keras_adamfamily.tuning import xla
 from keras_adamfamily.tuning.progress import show_leaderboard
 
 NOUNS = ("dog", "cat", "bird", "horse", "child", "farmer", "singer", "robot")
@@ -95,5 +94,5 @@ def study(directory="runs/transformer_text", **changes):
 
 if __name__ == "__main__":
     if keras.config.backend() == "jax":
-        xla.use_all_cores()  # each core trains trials of its own
+        tuning.use_all_cores()  # each core trains trials of its own
     show_leaderboard(study(), Console())

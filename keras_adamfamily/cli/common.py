@@ -48,8 +48,11 @@ class Usage(Exception):
     """The command line is wrong; the message says how."""
 
 
-def use_backend(backend: str | None) -> None:
-    """Starts this command again under another backend: Keras reads its choice when imported."""
+def use_backend(backend: str | None, asked: str = "--backend {}") -> None:
+    """Starts this command again under another backend: Keras reads its choice when imported.
+
+    `asked` says to the user where the backend was asked for.
+    """
     import keras
 
     if backend is None or backend == keras.config.backend():
@@ -58,7 +61,7 @@ def use_backend(backend: str | None) -> None:
         raise Usage(f"--backend must be one of {', '.join(BACKENDS)}, not {backend!r}")
     if importlib.util.find_spec(backend) is None:
         raise Usage(
-            f"--backend {backend} needs a package that is not installed: "
+            f"{asked.format(backend)} needs a package that is not installed: "
             f"pip install 'keras-adamfamily[{backend}]'"
         )
     os.environ["KERAS_BACKEND"] = backend

@@ -216,7 +216,7 @@ def resume(
     from keras_adamfamily import tuning
 
     study = tuning.Study(folder, storage)
-    use_backend(study.settings.backend)
+    use_backend(study.settings.backend, "a study made with {}")
     _use_all_cores()
     console = console_of_output(stderr=as_json)
     with calling_the_user(as_json):
@@ -262,6 +262,8 @@ def _show(study: Any, console: Console, as_json: bool) -> None:
 
 def _show_plan(plan: Any, as_json: bool) -> None:
     """What a search would do."""
+    from keras_adamfamily.tuning.progress import duration
+
     if as_json:
         print_json({**vars(plan), "space": plan.space.get_config()})
         return
@@ -289,8 +291,7 @@ def _show_plan(plan: Any, as_json: bool) -> None:
     if plan.seconds is None:
         lines.append("how long it would take was not measured: see without --strategy")
     else:
-        minutes, seconds = divmod(round(plan.seconds), 60)
-        lines.append(f"about {minutes}:{seconds:02d} minutes, and the time to compile")
+        lines.append(f"about {duration(plan.seconds)}, and the time to compile")
     for line in lines:
         console.print(line, soft_wrap=True, markup=False, highlight=False)
 
@@ -340,12 +341,16 @@ def _subject_of(
 
 
 def _loaded(load_data: Callable) -> tuple[Any, Any]:
+    name = getattr(load_data, "__name__", "load_data")
     try:
-        train, validation = load_data()
+        loaded = load_data()
+    except Exception as error:
+        raise RuntimeError(f"{name} raised {type(error).__name__}: {error}") from error
+    try:
+        train, validation = loaded
     except Exception as error:
         raise RuntimeError(
-            "load_data must return (x_train, y_train), (x_validation, y_validation): "
-            f"{type(error).__name__}: {error}"
+            f"{name} must return (x_train, y_train), (x_validation, y_validation): {error}"
         ) from error
     return train, validation
 

@@ -26,10 +26,9 @@ class AdamW(Adam):
     training.
 
     Elsewhere: Keras, PyTorch and Optax subtract `lr_t * weight_decay * theta`, by default with
-    0.004, 0.01 and 1e-4. A plain float keeps that meaning here, so that replacing
-    `keras.optimizers.AdamW` changes no training. TensorFlow Addons subtracted
-    `weight_decay * theta`, which the user had to schedule. The authors' code runs the cosine of the
-    first cycle one batch ahead.
+    0.004, 0.01 and 1e-4. A plain float keeps that meaning here; Keras's epsilon is another, see
+    `Adam` and the example. TensorFlow Addons subtracted `weight_decay * theta`, which the user had
+    to schedule. The authors' code runs the cosine of the first cycle one batch ahead.
 
     Args:
         learning_rate: eta_t * alpha, 0.001 by default.
@@ -47,7 +46,7 @@ class AdamW(Adam):
     Example:
 
     >>> import keras_adamfamily as kaf
-    >>> like_keras = kaf.AdamW(1e-3, weight_decay=0.004)
+    >>> like_keras = kaf.AdamW(1e-3, weight_decay=0.004, epsilon=1e-7, epsilon_form="hat")
     >>> like_the_paper = kaf.AdamW(1e-3, weight_decay=kaf.Decoupled(1e-4))
     """
 

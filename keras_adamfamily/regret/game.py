@@ -271,7 +271,7 @@ def _box_and_start(bounds, start, shape) -> tuple[Box, np.ndarray]:
 def _checkpoints(given: Any, rounds: int) -> np.ndarray:
     """Rising round numbers, the last of them `rounds`."""
     if isinstance(given, str):
-        if check_choice("checkpoints", given, ("log", "linear")) == "log":
+        if check_choice("checkpoints", given, ("log", "linear"), " Or rounds, in a list.") == "log":
             stops = 10 ** np.arange(0, math.log10(rounds), 1 / 20)
         else:
             stops = np.linspace(0, rounds, 201)[1:]

@@ -52,6 +52,9 @@ class Problem:
             **changes: Other settings: `learning_rate`, `schedule`, and arguments of the optimizer
                 such as `beta_1`. Those that it does not take are left out.
 
+        Returns:
+            A new optimizer, not built.
+
         Raises:
             ValueError: If a name or value is not accepted.
 
@@ -85,6 +88,9 @@ class Problem:
             rounds: How many rounds, an integer >= 1; the problem's own number by default.
             seed: Seed of a stochastic problem.
             **options: Further arguments of `play`.
+
+        Returns:
+            The `Result`.
 
         Raises:
             ValueError: As `play` does.

@@ -5,12 +5,14 @@ try:
     from keras_adamfamily.tuning.hypermodel import OptimizerHyperModel
     from keras_adamfamily.tuning.leaderboard import LeaderboardRow
     from keras_adamfamily.tuning.oracle import Halving, OptunaOracle
+    from keras_adamfamily.tuning.population import Population
     from keras_adamfamily.tuning.search import SearchPlan, plan, resume, tune
     from keras_adamfamily.tuning.space import SearchSpace
     from keras_adamfamily.tuning.study import Study
     from keras_adamfamily.tuning.tasks import TASKS
     from keras_adamfamily.tuning.trial import TrialResult
     from keras_adamfamily.tuning.tuner import OptimizerTuner
+    from keras_adamfamily.tuning.xla import use_all_cores
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
         f"keras_adamfamily.tuning needs the package {error.name!r}: "
@@ -25,6 +27,7 @@ __all__ = [
     "OptimizerHyperModel",
     "OptimizerTuner",
     "OptunaOracle",
+    "Population",
     "SearchPlan",
     "SearchSpace",
     "Study",
@@ -34,4 +37,5 @@ __all__ = [
     "plan",
     "resume",
     "tune",
+    "use_all_cores",
 ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Sequence
-from typing import Any
 
 from keras_adamfamily.tuning import leaderboard
 from keras_adamfamily.tuning.leaderboard import Comparison, LeaderboardRow, Scoring
@@ -34,10 +33,6 @@ class StudyComparison:
     caveats: list[str]
     verdict: str
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain dictionaries and lists, for JSON."""
-        return dataclasses.asdict(self)
-
 
 def compare(*studies: Study) -> StudyComparison:
     """Compares the optimizers of several studies by their runs on fresh seeds.
@@ -48,6 +43,9 @@ def compare(*studies: Study) -> StudyComparison:
 
     Args:
         *studies: Two or more, of the same objective.
+
+    Returns:
+        The `StudyComparison`.
 
     Raises:
         ValueError: If there are fewer than two, or they have different objectives.

@@ -72,7 +72,7 @@ class Data:
         >>> data.examples, data.steps
         (100, 4)
         """
-        batch_size = optional(check_integer, "batch_size", batch_size, 1)
+        batch_size = optional(check_integer, "batch_size", batch_size, 1, "is 32")
         if isinstance(data, Data):
             batches = data
         elif _is(data, "tensorflow", "data.Dataset"):
@@ -89,6 +89,14 @@ class Data:
                 f"make such batches. Received: batch_size={batch_size}"
             )
         return batches
+
+    @staticmethod
+    def of_validation(
+        data: Any, batch_size: int | None = None, *, name: str = "validation"
+    ) -> Data:
+        """As `of`; only what comes in batches may have others than `batch_size`, as in `fit`."""
+        found = Data.of(data, name=name)
+        return Data.of(data, batch_size, name=name) if found.is_arrays else found
 
     @property
     def fingerprint(self) -> str:

@@ -4,7 +4,7 @@ The choices were measured (`tests/test_leaderboard.py` repeats the essentials). 
 that claims 95 % covers the mean of 3 normal runs 73 % of the time, of 10 runs 91 %, of 20 runs
 93 %; Student's interval covers it 95 % of the time, and covered skewed runs better as well. So the
 bootstrap begins at `BOOTSTRAP_FROM` runs. The test of a difference is the permutation test: it
-assumes no distribution, it is exact, and it knows when runs are too few to tell anything.
+assumes no distribution, and it knows when runs are too few to tell anything.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ def p_value(a: Sequence[float], b: Sequence[float] | None = None) -> float:
     """The two-sided permutation test of "the mean is 0", or "the means are equal".
 
     With one sample, which holds the differences of pairs, every sign is as likely as its opposite
-    if the two sides of the pairs do not differ; with two, every way to deal out the runs is.
+    if the two sides of the pairs do not differ; with two, every way to deal out the runs is. It is
+    exact where there are at most `PERMUTATIONS` ways.
     """
     samples = [np.asarray(sample, float) for sample in (a, b) if sample is not None]
     test = stats.permutation_test(

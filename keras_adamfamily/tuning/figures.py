@@ -20,6 +20,7 @@ COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#99
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "star", "hexagon", "pentagon")
 DASHES = ("solid", "dash", "dot")
 LOST = "#D55E00"
+CELLS = 36
 GRID = "rgba(128, 128, 128, 0.25)"
 
 
@@ -236,7 +237,7 @@ def surface(study: Study, optimizer: str):
 
 
 def heat(
-    points: Sequence[tuple[float, float, float]], limits: tuple[float, float], cells: int = 36
+    points: Sequence[tuple[float, float, float]], limits: tuple[float, float]
 ) -> tuple[list[float], list[float], list[list[float | None]]] | None:
     """The cells of a heat map: edges along x, edges along y, and values, `None` where no data is.
 
@@ -244,7 +245,8 @@ def heat(
         points: `(x, y, value)`, where x and y are positive and shown on logarithmic axes.
         limits: The range of the colors; values beyond count as its end, or one run that exploded
             would color its whole neighborhood.
-        cells: Cells along each side, unless the points lie on a grid, whose cells they then fill.
+
+    Points on a grid fill its cells; others blend into `CELLS` along each side.
     """
     if len(points) < 4:
         return None
@@ -258,7 +260,7 @@ def heat(
         z[np.searchsorted(rows, y.round(6)), np.searchsorted(columns, x.round(6))] = value
         edges = [_edges(columns), _edges(rows)]
     else:
-        edges = [np.linspace(axis.min(), axis.max(), cells + 1) for axis in (x, y)]
+        edges = [np.linspace(axis.min(), axis.max(), CELLS + 1) for axis in (x, y)]
         middle = [(edge[1:] + edge[:-1]) / 2 for edge in edges]
         scale = [np.ptp(axis) for axis in (x, y)]
         distance = sum(

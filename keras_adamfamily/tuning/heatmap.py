@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
 from keras_adamfamily.regret.picture import check_path
@@ -61,38 +64,8 @@ def _drawn(study: Study, optimizers: Sequence[str]) -> Figure:
     for axes in grid.flat[len(optimizers) :]:
         axes.set_axis_off()
     for axes, name in zip(grid.flat, optimizers, strict=False):
-        surface = figures.surface(study, name)
-        if surface is not None:
-            x, y, z = surface
-            z = [[math.nan if value is None else value for value in row] for row in z]
-            axes.pcolormesh(x, y, z, alpha=0.6, rasterized=True, **colors)
-        trials = figures.searched(study, name, "learning_rate", "weight_decay")
-        scored = [trial for trial in trials if trial.score is not None]
-        lost = [trial for trial in trials if trial.score is None]
-        place = figures.place
-        dots = axes.scatter(
-            *([place(trial)[axis] for trial in scored] for axis in (0, 1)),
-            c=[trial.score for trial in scored],
-            s=[42 if trial.status == OK else 14 for trial in scored],
-            edgecolors="white",
-            linewidths=1.0,
-            zorder=3,
-            **colors,
-        )
-        axes.scatter(
-            *([place(trial)[axis] for trial in lost] for axis in (0, 1)),
-            marker="x",
-            c="#D55E00",
-            s=36,
-            zorder=3,
-        )
-        best = study.scoring.best_trial(name)
-        if best is not None:
-            axes.scatter(*place(best), s=150, facecolors="none", edgecolors="black", zorder=4)
-            rate, decay = place(best)
-            name += f": {best.score:.4g} at {rate:.2g}, {decay:.2g}"
+        dots = _panel(axes, study, name, colors)
         axes.set(xscale="log", yscale="log", xlim=limits[0], ylim=limits[1])
-        axes.set_title(name, fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)
     for axes in grid[-1]:
         axes.set_xlabel("learning rate")
@@ -105,6 +78,42 @@ def _drawn(study: Study, optimizers: Sequence[str]) -> Figure:
     bar.set_label(study.settings.objective.replace("_", " "), parse_math=False)
     bar.outline.set_visible(False)
     return figure
+
+
+def _panel(axes: Axes, study: Study, name: str, colors: dict[str, Any]) -> PathCollection:
+    """One optimizer's surface, its trials, and the best of them; returns the dots in color."""
+    surface = figures.surface(study, name)
+    if surface is not None:
+        x, y, z = surface
+        z = [[math.nan if value is None else value for value in row] for row in z]
+        axes.pcolormesh(x, y, z, alpha=0.6, rasterized=True, **colors)
+    trials = figures.searched(study, name, "learning_rate", "weight_decay")
+    scored = [trial for trial in trials if trial.score is not None]
+    lost = [trial for trial in trials if trial.score is None]
+    place = figures.place
+    dots = axes.scatter(
+        *([place(trial)[axis] for trial in scored] for axis in (0, 1)),
+        c=[trial.score for trial in scored],
+        s=[42 if trial.status == OK else 14 for trial in scored],
+        edgecolors="white",
+        linewidths=1.0,
+        zorder=3,
+        **colors,
+    )
+    axes.scatter(
+        *([place(trial)[axis] for trial in lost] for axis in (0, 1)),
+        marker="x",
+        c=figures.LOST,
+        s=36,
+        zorder=3,
+    )
+    best = study.scoring.best_trial(name)
+    if best is not None:
+        axes.scatter(*place(best), s=150, facecolors="none", edgecolors="black", zorder=4)
+        rate, decay = place(best)
+        name += f": {best.score:.4g} at {rate:.2g}, {decay:.2g}"
+    axes.set_title(name, fontsize=10)
+    return dots
 
 
 def _title(study: Study) -> str:

@@ -16,6 +16,7 @@ import keras
 import keras_tuner
 
 from keras_adamfamily.tuning.space import SearchSpace
+from keras_adamfamily.validation import check_integer
 
 
 class OptimizerHyperModel(keras_tuner.HyperModel):
@@ -41,7 +42,8 @@ class OptimizerHyperModel(keras_tuner.HyperModel):
     Raises:
         TypeError: If `build_model` is not such a function or returns something else than a model.
         ValueError: If `build_model` returns the same model twice, or a model without a loss; if it
-            is a hypermodel with a `fit` of its own, or a model of a class of one's own.
+            is a hypermodel with a `fit` of its own, or a model of a class of one's own; if `space`
+            is no `SearchSpace`, or a number is no integer >= 1.
 
     Example:
 
@@ -82,7 +84,13 @@ class OptimizerHyperModel(keras_tuner.HyperModel):
         self.takes_hyperparameters = _takes_hyperparameters(build_model)
         self.build_model = build_model
         self.space = SearchSpace() if space is None else space
-        self.length = {"batch_size": batch_size, "dataset_size": dataset_size, "epochs": epochs}
+        if not isinstance(self.space, SearchSpace):
+            raise ValueError(f"`space` must be a SearchSpace. Received: space={space!r}")
+        self.length = {
+            "batch_size": check_integer("batch_size", batch_size, 1),
+            "dataset_size": check_integer("dataset_size", dataset_size, 1),
+            "epochs": check_integer("epochs", epochs, 1),
+        }
         self.compile_arguments = {
             name: value for name, value in (("loss", loss), ("metrics", metrics)) if value
         }

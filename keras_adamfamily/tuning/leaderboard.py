@@ -243,11 +243,16 @@ def verdict(rows: Sequence[LeaderboardRow]) -> str:
     compared = comparisons(rows)
     if not compared:
         return f"{first.optimizer} wins: no other optimizer trained well on every fresh seed."
+    if all(comparison.is_told_apart for comparison in compared):
+        return f"{first.optimizer} wins, ahead of {_listed(map(_described, compared))}."
+    return _undecided(first.optimizer, compared)
+
+
+def _undecided(leader: str, compared: Sequence[Comparison]) -> str:
+    """Why the runs do not tell the leader from all others, and from which they do."""
     unclear = [comparison for comparison in compared if not comparison.is_told_apart]
     behind = [comparison for comparison in compared if comparison.is_told_apart]
-    if not unclear:
-        return f"{first.optimizer} wins, ahead of {_listed(map(_described, behind))}."
-    names = _listed([first.optimizer, *(comparison.optimizer for comparison in unclear)])
+    names = _listed([leader, *(comparison.optimizer for comparison in unclear)])
     start = f"No clear winner: {names} cannot be told apart"
     counts = [comparison.n for comparison in unclear]
     needed = [evidence.runs_needed(len(compared) + 1, comparison.paired) for comparison in unclear]
@@ -260,12 +265,11 @@ def verdict(rows: Sequence[LeaderboardRow]) -> str:
         text = (
             f"{start} by {runs} each{', whatever these gave' if all(short) else ''}: to tell "
             f"{len(compared) + 1} optimizers apart takes at least {max(needed)} fresh seeds. "
-            f"{first.optimizer} has the best mean, ahead of "
-            f"{_described(unclear[0], with_p=False)}."
+            f"{leader} has the best mean, ahead of {_described(unclear[0], with_p=False)}."
         )
     else:
         text = (
-            f"{start}: there is no significant difference on fresh seeds. {first.optimizer} has "
+            f"{start}: there is no significant difference on fresh seeds. {leader} has "
             f"the best mean, ahead of {_listed(map(_described, unclear))}."
         )
     if behind:

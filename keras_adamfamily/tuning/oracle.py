@@ -119,7 +119,7 @@ class OptunaOracle(keras_tuner.Oracle):
     has places of its own, which tell more together; else all have the same. Trials are proposed by
     blocks of `block`: those of a block know the results of the blocks before it and the places, not
     the results, of one another. So the list of trials depends on the seed alone, not on how many
-    are trained at a time.
+    are trained at a time; where several processes share them, also on which are done first.
 
     Args:
         objective: As in every oracle: `"val_accuracy"`, `keras_tuner.Objective("val_f1", "max")`.
@@ -133,12 +133,13 @@ class OptunaOracle(keras_tuner.Oracle):
         startup_trials: How many trials of each group are quasi-random before the sampler takes
             over; by default a quarter of its trials, from 4 to 10.
         block: How many trials a block has; by default an eighth of the trials of a group, from 2
-            to 32, and all of them where the sampler does not learn.
+            to 32; with a `Halving`, which compares those of a block, a third, at least 9; and all
+            of them where the sampler does not learn.
         group_by: Name of a `Choice`, `"optimizer"` by default; `None` for one group.
         starting_points: Known good settings, tried first: `{name: value}` each. What one leaves
             out is proposed.
-        pruner: A `Halving`, or an Optuna pruner, which looks at the objective after each epoch;
-            none by default. KerasTuner's own tuners do not ask it, `OptimizerTuner` does.
+        pruner: `"halving"`, a `Halving`, or an Optuna pruner, which looks at the objective after
+            each epoch; none by default. `OptimizerTuner` asks it, KerasTuner's own tuners do not.
         storage: URL of the database, `"postgresql://user@host/database"`; by default
             `study.db`, an SQLite file, in the project's folder.
         study_name: Its name in the database, by default the project's name.
@@ -169,7 +170,7 @@ class OptunaOracle(keras_tuner.Oracle):
         block: int | None = None,
         group_by: str | None = "optimizer",
         starting_points: Sequence[Mapping[str, Any]] = (),
-        pruner: Halving | optuna.pruners.BasePruner | None = None,
+        pruner: str | Halving | optuna.pruners.BasePruner | None = None,
         storage: str | None = None,
         study_name: str | None = None,
         seed: int = 0,
@@ -740,6 +741,8 @@ class OptunaOracle(keras_tuner.Oracle):
 
 
 def _checked_pruner(pruner: Any) -> Any:
+    if isinstance(pruner, str) and pruner == "halving":
+        return Halving()
     kinds = optuna.pruners
     if isinstance(pruner, (kinds.SuccessiveHalvingPruner, kinds.HyperbandPruner)):
         raise ValueError(
@@ -749,8 +752,8 @@ def _checked_pruner(pruner: Any) -> Any:
     if pruner is None or isinstance(pruner, (Halving, kinds.BasePruner)):
         return pruner
     raise ValueError(
-        "`pruner` must be a `Halving`, an Optuna pruner, such as `optuna.pruners.MedianPruner()`, "
-        f"or None. Received: pruner={pruner!r}"
+        "`pruner` must be 'halving', a `Halving`, an Optuna pruner, such as "
+        f"`optuna.pruners.MedianPruner()`, or None. Received: pruner={pruner!r}"
     )
 
 

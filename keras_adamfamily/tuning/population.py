@@ -22,15 +22,13 @@ from keras_adamfamily.schedules import TunablePeak
 from keras_adamfamily.tuning.program import Program, variables_of
 from keras_adamfamily.tuning.stopping import Stopping, check_early_stopping
 from keras_adamfamily.tuning.variables import counting_names_anew, give, with_variables
-from keras_adamfamily.tuning.xla import need_jax, use_all_cores, without_collector
+from keras_adamfamily.tuning.xla import need_jax, without_collector
 from keras_adamfamily.validation import NON_NEGATIVE, check_choice, check_float, check_integer
 
 if keras.backend.backend() == "jax":
     import jax
     from jax.sharding import Mesh, NamedSharding
     from jax.sharding import PartitionSpec as Spec
-
-__all__ = ["Population", "use_all_cores"]
 
 
 class Population:
@@ -92,7 +90,7 @@ class Population:
 
     >>> import keras, numpy as np
     >>> import keras_adamfamily as kaf
-    >>> from keras_adamfamily.tuning.population import Population
+    >>> from keras_adamfamily.tuning import Population
     >>> def build_model():
     ...     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
     ...     model.compile(kaf.AdamW(weight_decay=kaf.Decoupled(1e-4)), loss="mse")

@@ -143,9 +143,9 @@ class Progress:
             return ""
         seconds = (time.monotonic() - self.start) / self.new
         rate = 60.0 / max(seconds, 1e-9)
-        left = int(seconds * (self.total - self.done))
+        left = duration(seconds * (self.total - self.done))
         shown = f"{rate:.0f}" if rate >= 10.0 else f"{rate:.1f}"
-        return f"{shown} trials/min  {left // 60}:{left % 60:02d} left"
+        return f"{shown} trials/min  {left} left"
 
     def _line(self, text: str) -> None:
         """One line, whatever its length; `Text`, so that brackets in names are not markup."""

@@ -13,7 +13,7 @@ from keras_adamfamily.tuning import evidence, figures, leaderboard
 from keras_adamfamily.tuning.importance import FEWEST_TRIALS, importance
 from keras_adamfamily.tuning.page import Page, table
 from keras_adamfamily.tuning.progress import count, decimal, duration, fresh, number, seconds
-from keras_adamfamily.tuning.study import Study
+from keras_adamfamily.tuning.study import Settings, Study
 from keras_adamfamily.tuning.trial import OK, PRUNED, SEARCH, TrialResult
 
 
@@ -134,9 +134,12 @@ def _leaderboard(study: Study, page: Page) -> None:
             "are compared in pairs.",
         )
     page.html(table(headers, cells, "Leaderboard", best=rows[0].search_score is not None))
-    page.say(
+    finals = (
         "On fresh seeds: the best configuration of each optimizer, trained again; "
-        "mean ± standard deviation of n runs. This makes the order. In the search: the score of "
+        "mean ± standard deviation of n runs. This makes the order. "
+    )
+    page.say(
+        f"{finals if study.settings.finalist_seeds else ''}In the search: the score of "
         "its best trial, which was picked for being the best and therefore flatters. Weight decay "
         "is the normalized rate. State: numbers kept per parameter.",
         "soft",
@@ -158,7 +161,7 @@ def _leaderboard(study: Study, page: Page) -> None:
         )
         page.say(
             "Difference: the mean of the leader minus that of the other, over runs with the same "
-            "seeds. p: exact permutation test of these pairs, corrected by Holm's method for all "
+            "seeds. p: permutation test of these pairs, corrected by Holm's method for all "
             f"pairs of optimizers; told apart if p is at most {evidence.SIGNIFICANCE:.2g}. "
             "An interval is for its pair alone, without that correction, so one that leaves out 0 "
             "may come with a no.",
@@ -396,20 +399,13 @@ def _method(study: Study, page: Page) -> None:
         for optimizer, own in study.space.fixed.items()
         for argument, value in own.items()
     ]
-    by_tpe = " (or TPE, where a pruner, conditions or many trials rule out Gaussian processes)"
-    by_tpe = by_tpe if settings.sampler == "gp" else ""
     page.section("How it was measured")
     page.say(
         f"The score of a trial is {_objective(study)} after its last epoch, not the best epoch of "
-        "a noisy curve. Every optimizer had the same number of trials, of epochs and of searched "
-        f"values. The first {min(settings.startup_trials, settings.trials_per_optimizer)} of each "
-        "lay at quasi-random places of its ranges, what came after them was proposed by "
-        f"the sampler {settings.sampler!r}{by_tpe}; everything random follows from the seed "
-        f"{settings.seed}, and all trials had the same seed for their training. The best "
-        "configuration of each was then trained again on fresh seeds, the same ones for every "
-        "optimizer, so that the runs are compared in pairs. A configuration that was lost on a "
-        "fresh seed has no mean and cannot win. The validation data chose the configurations, so "
-        "measure the winner on data that it has not seen."
+        f"a noisy curve. {_fairness(settings)} {_places(study)} Everything random follows from the "
+        f"seed {settings.seed}, and all trials had the same seed for their training. "
+        f"{_finals(settings)} The validation data chose the configurations, so measure the winner "
+        "on data that it has not seen."
     )
     several = max(2, len(study.space.optimizers))
     page.say(
@@ -426,6 +422,43 @@ def _method(study: Study, page: Page) -> None:
     del asked["space"]
     cells = [[name.replace("_", " "), number(value)] for name, value in asked.items()]
     page.html(table(["Setting", "Value"], cells, "Settings"))
+
+
+def _fairness(settings: Settings) -> str:
+    if settings.pruner is None:
+        return "Every optimizer had the same number of trials, of epochs and of searched values."
+    return (
+        "Every optimizer had the same number of trials and of searched values; "
+        f"{settings.pruner} gave up the worse trials before their last epoch."
+    )
+
+
+def _places(study: Study) -> str:
+    """Where the trials lay in the ranges."""
+    settings = study.settings
+    known = "Settings known to be good came first. " if study.space.starting_points else ""
+    if settings.sampler in ("qmc", "random"):
+        kind = "quasi-random" if settings.sampler == "qmc" else "random"
+        return f"{known}The trials lay at {kind} places of the ranges."
+    by_tpe = " (or TPE, where a pruner, conditions or many trials rule out Gaussian processes)"
+    return (
+        f"{known}The first {min(settings.startup_trials, settings.trials_per_optimizer)} of each "
+        "lay at quasi-random places of its ranges, what came after them was proposed by "
+        f"the sampler {settings.sampler!r}{by_tpe if settings.sampler == 'gp' else ''}."
+    )
+
+
+def _finals(settings: Settings) -> str:
+    if not settings.finalist_seeds:
+        return (
+            "Nothing was trained again on fresh seeds, so the order is that of the best trials, "
+            "which were picked for being the best and therefore flatter."
+        )
+    return (
+        "The best configuration of each was then trained again on fresh seeds, the same ones for "
+        "every optimizer, so that the runs are compared in pairs. A configuration that was lost on "
+        "a fresh seed has no mean and cannot win."
+    )
 
 
 def _environment(study: Study, page: Page) -> None:

@@ -30,6 +30,7 @@ from keras_adamfamily.tuning.progress import Progress
 from keras_adamfamily.tuning.space import DEFAULT_OPTIMIZERS, SearchSpace
 from keras_adamfamily.tuning.storage import STATES, running
 from keras_adamfamily.tuning.study import Settings, Study, finals_of
+from keras_adamfamily.tuning.together import Together
 from keras_adamfamily.tuning.trial import (
     FINAL,
     Asked,
@@ -40,8 +41,8 @@ from keras_adamfamily.tuning.trial import (
     one_line,
     without_old_objects,
 )
-from keras_adamfamily.tuning.tuner import PATIENCE, OptimizerTuner
-from keras_adamfamily.validation import POSITIVE, check_float, check_integer
+from keras_adamfamily.tuning.tuner import PATIENCE, STRATEGIES, OptimizerTuner
+from keras_adamfamily.validation import POSITIVE, check_choice, check_float, check_integer
 
 #: Arguments of `tune` that `plan` lacks.
 NOT_PLANNED = ("max_minutes", "keep_weights", "storage", "console")
@@ -55,7 +56,7 @@ def tune(
     directory: str | os.PathLike,
     optimizers: Sequence[str] | SearchSpace = DEFAULT_OPTIMIZERS,
     max_trials: int = 24,
-    epochs: int = 20,
+    epochs: int = 15,
     batch_size: int | None = None,
     objective: str | keras_tuner.Objective = "val_accuracy",
     finalist_seeds: int = 8,
@@ -84,7 +85,8 @@ def tune(
     Calling it again with the same directory goes on where the search ended, also after it was
     killed; a larger `max_trials` adds trials. Several processes may be given the same directory, or
     on several machines the same `storage`, and then share the work. The list of trials depends on
-    the arguments alone, not on interruptions, if the data are the same at each reading. The random
+    the arguments alone, not on interruptions, if the data are the same at each reading; with
+    several processes also on which trials are done first. The random
     seeds of Python, NumPy and the backend are set for each trial. What is set for all models, such
     as `keras.config.set_dtype_policy`, holds for those of the search too.
 
@@ -98,27 +100,29 @@ def tune(
         validation: Likewise. The scores are measured on it and it picks the winner: keep a test set
             apart to measure the winner.
         directory: Folder of the study, a new or empty one, or that of the same study.
-        optimizers: Names, or a `SearchSpace`.
-        max_trials: Trials in all; each optimizer gets an equal share, rounded down.
-        epochs: Epochs of each trial.
+        optimizers: Names, or a `SearchSpace`; AdamW, NAdamW and SGDW by default.
+        max_trials: Trials in all, at least one for each optimizer, 24 by default; each gets an
+            equal share, rounded down.
+        epochs: Epochs of each trial, an integer >= 1, 15 by default.
         batch_size: Examples per batch of arrays, where the space does not search it, 32 by default.
-        objective: What to optimize, such as `"val_accuracy"` or `"val_loss"`, whose direction is
-            known; otherwise `"val_f1:max"`, `"val_cost:min"` or a `keras_tuner.Objective`.
+        objective: What to optimize, such as `"val_accuracy"`, the default, or `"val_loss"`, whose
+            direction is known; otherwise `"val_f1:max"`, `"val_cost:min"` or a
+            `keras_tuner.Objective`.
         finalist_seeds: Number of fresh seeds for the best configurations, 8 by default; fewer than
             6 cannot tell two optimizers apart, 0 leaves that out.
-        seed: A non-negative integer. 0 is a seed like any other.
+        seed: An integer >= 0, 0 by default, which is a seed like any other.
         loss: As in `model.compile`; needed if `build_model` does not compile its model.
         metrics: As in `model.compile`; replaces the model's metrics if given.
-        sampler: `"gp"`, `"tpe"`, `"qmc"`, `"random"` or a function from a seed to an Optuna
-            sampler; see `OptunaOracle`.
+        sampler: `"gp"`, the default, `"tpe"`, `"qmc"`, `"random"` or a function from a seed to an
+            Optuna sampler; see `OptunaOracle`.
         pruner: `"halving"` for successive halving, see `Halving`; or an Optuna pruner; by default
             every trial has all its epochs.
-        strategy: `"fit"`, `"map"`, `"vmap"` or `"auto"`; see `OptimizerTuner`.
-        lanes: How many trials are trained together at most.
+        strategy: `"auto"`, the default, `"fit"`, `"map"` or `"vmap"`; see `OptimizerTuner`.
+        lanes: How many trials are trained together at most, an integer >= 1, 128 by default.
         max_minutes: When to stop beginning trials, a float > 0: at the first moment after which
             every optimizer has had the same number, early enough for the runs on fresh seeds.
-        callbacks: Keras callbacks; each trial gets a copy. Other than `EarlyStopping` they need the
-            strategy `"fit"`.
+        callbacks: Keras callbacks; each trial gets a copy. They need the strategy `"fit"`, but for
+            `kaf.callbacks.EvaluateEMAWeights` and one `EarlyStopping` that restores no weights.
         class_weight: As in `model.fit`.
         evaluate_average: Evaluate with the averaged weights of optimizers that keep an average,
             as with `fix={"use_ema": True}` of the `SearchSpace`.
@@ -137,7 +141,8 @@ def tune(
     Raises:
         ValueError: If an argument is out of range, the folder holds something else, or the
             objective is not among the model's metrics.
-        TypeError: If `build_model` is not a function.
+        TypeError: If `build_model` is not a function, or `objective` neither a string nor one of
+            KerasTuner's.
         RuntimeError: If the model cannot be built or trained on the first batch.
         OSError: If the folder cannot be written.
 
@@ -230,6 +235,14 @@ def plan(
         **settings: Likewise, but for `directory`, `storage`, `console`, `max_minutes` and
             `keep_weights`.
 
+    Returns:
+        The `SearchPlan`.
+
+    Raises:
+        TypeError: If an argument is not one of these.
+        ValueError: As in `tune`.
+        RuntimeError: If the model cannot be built or trained on the first batch.
+
     Example:
 
     >>> from keras_adamfamily import tuning
@@ -238,6 +251,11 @@ def plan(
     >>> plan.seconds  # doctest: +SKIP
     """
     defaults = {k: v for k, v in tune.__kwdefaults__.items() if k not in NOT_PLANNED}
+    if unknown := sorted(settings.keys() - defaults.keys()):
+        raise TypeError(
+            f"`plan` has no argument {unknown[0]!r}. Beside the model and the data it takes "
+            f"{', '.join(defaults)}"
+        )
     asked = _Request(build_model, train, validation, **{**defaults, **settings})
     oracle, length = asked.oracle, asked.settings
     with tempfile.TemporaryDirectory() as folder:
@@ -313,9 +331,12 @@ class _Request:
         space = optimizers if isinstance(optimizers, SearchSpace) else SearchSpace(optimizers)
         _check_fair(space)
         count = len(space.optimizers)
-        share = check_integer("max_trials", max_trials, count) // count
+        each = f" Each of the {count} optimizers needs one." if count > 1 else ""
+        share = check_integer("max_trials", max_trials, count, each) // count
         check_integer("finalist_seeds", finalist_seeds, 0)
         check_integer("seed", seed, 0)
+        check_choice("strategy", strategy, STRATEGIES)
+        check_integer("lanes", lanes, 1)
         train = Data.of(train, batch_size, name="train")
         if space.batch_sizes and not train.is_arrays:
             raise ValueError(
@@ -325,7 +346,7 @@ class _Request:
         self.space, self.strategy, self.lanes = space, strategy, lanes
         self.training = Training(
             train=train,
-            validation=_validation_data(validation, batch_size),
+            validation=Data.of_validation(validation, batch_size),
             epochs=check_integer("epochs", epochs, 1),
             objective=_as_objective(objective),
             callbacks=tuple(callbacks),
@@ -345,12 +366,17 @@ class _Request:
             self.training.objective,
             share * count,
             sampler=sampler,
-            pruner=Halving() if pruner == "halving" else pruner,
+            pruner=pruner,
             starting_points=space.starting_points,
             seed=seed,
         )
         self.oracle.verbose = 0
         space.sample(self.oracle.hyperparameters)
+        if strategy in ("map", "vmap"):
+            Together(self.training, self.hypermodel, strategy, lanes).check()
+        parameters = _rehearse(self.hypermodel, self.training)
+        explore(self.hypermodel, self.oracle)
+        self.oracle.check_starting_points()
         self.settings = Settings(
             space=space.get_config(),
             objective=self.training.objective.name,
@@ -366,14 +392,11 @@ class _Request:
             finalist_seeds=finalist_seeds,
             seed=seed,
             build_model=name_of(build_model),
-            parameters=_rehearse(self.hypermodel, self.training),
+            parameters=parameters,
             data=f"{train.fingerprint} {self.training.validation.fingerprint}",
             training=_described_training(self.training),
             backend=keras.config.backend(),
         )
-
-        explore(self.hypermodel, self.oracle)
-        self.oracle.check_starting_points()
 
     def tuner(self, strategy: str, **project: Any) -> OptimizerTuner:
         return OptimizerTuner(
@@ -496,12 +519,6 @@ class _Search:
             yield result
 
 
-def _validation_data(data: Any, batch_size: int | None) -> Data:
-    """Arrays in batches of this size; what comes in batches may have others than in training."""
-    found = Data.of(data, name="validation")
-    return Data.of(data, batch_size, name="validation") if found.is_arrays else found
-
-
 def _derived_seed(*parts: int) -> int:
     """A positive 32-bit seed, unrelated for different `parts`; KerasTuner takes 0 for no seed."""
     return int(np.random.SeedSequence(parts).generate_state(1)[0]) or 1
@@ -567,6 +584,9 @@ def resume(
         **changes: Other arguments of `tune`, such as `console`, `max_minutes` and `storage`; and
             those that only Python can make, where the study had such: `callbacks`, a `pruner` or a
             `sampler` of one's own, `loss` and `metrics`.
+
+    Returns:
+        The study, opened anew, with the trials that were added.
 
     Raises:
         ValueError: If something of the latter is missing, or as in `tune`.

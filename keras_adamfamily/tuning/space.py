@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numbers
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -253,21 +253,32 @@ class SearchSpace:
                 if keras.config.backend() == "jax":  # where trials share a program
                     optimizer.make_tunable(*{*self.traced(name).values()} - {"learning_rate"})
             except (TypeError, ValueError) as error:
+                given = ", ".join(f"{k}={v!r}" for k, v in {**values, **self.fixed[name]}.items())
                 raise ValueError(
-                    f"{name} does not accept a value of its search space: {error}"
+                    f"{name} does not accept a value of its search space, of {given}: {error}"
                 ) from error
 
     def _checked_point(self, point: Mapping[str, Any]) -> dict[str, Any]:
         """A starting point whose optimizer and values are in this space."""
+        if not isinstance(point, Mapping):
+            raise ValueError(
+                "`starting_points` must be a list of dictionaries {argument: value}. "
+                f"Received the point {point!r}"
+            )
         point = {k: v.item() if isinstance(v, np.generic) else v for k, v in point.items()}
         names = self.optimizers
         if "optimizer" in point:
             point["optimizer"] = registry.find(point["optimizer"]).name
             names = (point["optimizer"],)
-        outside = [name for name in names if name not in self.optimizers]
+        if names[0] not in self.optimizers:
+            raise ValueError(
+                f"`starting_points` has one of {names[0]}, which is not searched. "
+                f"The optimizers of this space: {', '.join(self.optimizers)}"
+            )
+        outside = []
         for key, value in point.items():
             for name in names:
-                limits = self.ranges.get(name, {}).get(key.removeprefix(f"{name}/"))
+                limits = self.ranges[name].get(key.removeprefix(f"{name}/"))
                 if limits is None:
                     continue
                 if not isinstance(value, numbers.Real) or not limits[0] <= value <= limits[1]:
@@ -292,7 +303,8 @@ class SearchSpace:
 
 def _for_all(fix: dict[str, Any], name: str, given: Any) -> list[Any]:
     """What all optimizers share, as a list; where it is in `fix`, it is taken out of there."""
-    given = [given] if isinstance(given, str) else list(given)
+    is_list = isinstance(given, Iterable) and not isinstance(given, str)
+    given = list(given) if is_list else [given]
     if name not in fix:
         return given
     if given not in ([], ["constant"]):

@@ -17,7 +17,6 @@ import numpy as np
 
 from keras_adamfamily.callbacks import EvaluateEMAWeights
 from keras_adamfamily.tuning.data import Data
-from keras_adamfamily.tuning.stopping import check_early_stopping
 from keras_adamfamily.tuning.trial import one_line
 from keras_adamfamily.tuning.variables import share_program
 from keras_adamfamily.validation import check_integer
@@ -152,10 +151,12 @@ def population_options(callbacks: Iterable[keras.callbacks.Callback]) -> dict[st
     for callback in callbacks:
         if isinstance(callback, EvaluateEMAWeights):
             options["evaluate_average"] = True
-        elif type(callback) is keras.callbacks.EarlyStopping and not options.get("early_stopping"):
-            options["early_stopping"] = check_early_stopping(callback)
-        else:
+        elif type(callback) is not keras.callbacks.EarlyStopping or "early_stopping" in options:
             raise Impossible(f"only fit can call the callback {type(callback).__name__}")
+        elif callback.restore_best_weights:
+            raise Impossible("only fit can do `restore_best_weights=True` of EarlyStopping")
+        else:
+            options["early_stopping"] = callback
     return options
 
 

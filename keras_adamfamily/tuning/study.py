@@ -56,7 +56,7 @@ class Settings:
         startup_trials: Trials of each optimizer that it proposes without knowing results.
         block: Trials of an optimizer that are proposed together.
         pruner: What gives trials up; `None` for nothing.
-        training: What else changes a trial: callbacks, class weights, averaged weights.
+        training: What else changes a trial: callbacks, class weights, averaged weights, dtypes.
     """
 
     space: dict[str, Any]
@@ -72,17 +72,22 @@ class Settings:
     parameters: int
     data: str
     backend: str
-    sampler: str = "tpe"
-    startup_trials: int = 4
-    block: int = 4
-    pruner: str | None = None
-    training: dict[str, Any] = dataclasses.field(
-        default_factory=lambda: {"callbacks": [], "class_weight": {}, "evaluate_average": False}
-    )
+    sampler: str
+    startup_trials: int
+    block: int
+    pruner: str | None
+    training: dict[str, Any]
 
 
 class Study:
     """The results of a search, read from its folder.
+
+    Attributes:
+        directory: The folder, a `pathlib.Path`.
+        settings: What was asked: `settings.objective`, `settings.epochs` and so on.
+        space: The `SearchSpace`.
+        trials: A list of `TrialResult`, those of the search first; `refresh` reads them again.
+        environments: Versions and machines that it ran on, a dictionary each.
 
     Args:
         directory: A folder that `tune` has written.
@@ -341,6 +346,9 @@ class Study:
         """The winning optimizer as an expression.
 
         It is for after `import keras` and `import keras_adamfamily as kaf`.
+
+        Raises:
+            ValueError: If no trial ended well.
         """
         name, values = self._winner()
         arguments = self.space.arguments(name, values, **self._length())

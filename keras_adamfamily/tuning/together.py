@@ -16,7 +16,7 @@ from keras_adamfamily import registry
 from keras_adamfamily.base import FamilyOptimizer
 from keras_adamfamily.tuning.hypermodel import OptimizerHyperModel
 from keras_adamfamily.tuning.population import Population
-from keras_adamfamily.tuning.strategy import Choice, choose, population_options
+from keras_adamfamily.tuning.strategy import Choice, Impossible, choose, population_options
 from keras_adamfamily.tuning.trial import (
     DIVERGED,
     OK,
@@ -99,7 +99,12 @@ class Together:
 
     def check(self) -> None:
         """Raises `ValueError`, with the cause, if these trials cannot be trained together."""
-        population_options(self.training.all_callbacks)
+        try:
+            population_options(self.training.all_callbacks)
+        except Impossible as error:
+            raise ValueError(
+                f"`strategy={self.strategy!r}` cannot be had here, use 'fit' or 'auto': {error}"
+            ) from None
         self.training.train.arrays()
         self.training.validation.arrays()
 

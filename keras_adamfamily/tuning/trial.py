@@ -203,7 +203,7 @@ class Training:
         train = Data.of(given, batch_size, name="x")
         return cls(
             train=train,
-            validation=Data.of(validation_data, name="validation_data"),
+            validation=Data.of_validation(validation_data, batch_size, name="validation_data"),
             epochs=check_integer("epochs", epochs, 1),
             objective=objective,
             callbacks=tuple(callbacks),

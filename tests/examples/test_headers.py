@@ -1,6 +1,7 @@
 """Every example says what it claims, where that is from, what to expect and how long it takes."""
 
 import ast
+import re
 import runpy
 from pathlib import Path
 
@@ -32,3 +33,10 @@ def test_what_is_for_jax_only_says_so(path, monkeypatch):
     monkeypatch.setattr("sys.argv", [str(path), "--help"])
     with pytest.raises(SystemExit, match="This example needs KERAS_BACKEND=jax, not "):
         runpy.run_path(str(path), run_name="__main__")
+
+
+def test_no_example_takes_longer_than_the_readme_says():
+    readme = (EXAMPLES[0].parent.parent / "README.md").read_text("utf-8")
+    assert "in at most four minutes" in readme
+    times = [re.search(r"Run time: (\d+) seconds", path.read_text("utf-8"))[1] for path in EXAMPLES]
+    assert max(map(int, times)) <= 4 * 60
