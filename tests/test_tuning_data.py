@@ -1,5 +1,6 @@
 """Data of every kind that `fit` accepts: what a search knows of them, what a population gets."""
 
+import collections
 import importlib.util
 
 import keras
@@ -71,7 +72,7 @@ def test_what_a_search_knows(make):
     data = Data.of(make(), 8)
     assert (data.batch_size, data.steps) == (8, 3)
     assert data.examples in (20, 24)
-    x, y = data.first_batch()
+    x, y = data.first().arrays()
     np.testing.assert_array_equal(x, X[:8])
     np.testing.assert_array_equal(y, Y[:8])
     assert Data.of(data) is data
@@ -109,7 +110,7 @@ def test_fit_trains_and_evaluates_on_them(make):
 def test_nested_arrays_and_weights():
     data = Data.of(({"a": X, "b": [X, X]}, Y, W), 32)
     assert data.fit_arguments().keys() == {"x", "y", "sample_weight", "batch_size"}
-    assert data.first_batch()[0]["b"][1].shape == (20, 2)
+    assert data.first().arrays()[0]["b"][1].shape == (20, 2)
     assert data.shuffled and data.batch_size == 32 and data.steps == 1
     other = Data.of(({"a": X, "b": [X, X + 1]}, Y, W))
     assert other.batch_size == 32 and other.fingerprint != data.fingerprint
@@ -191,7 +192,7 @@ class LateNoise(Sequence):
 
 def test_noise_in_the_last_batch_alone_is_noticed():
     data = refused(LateNoise(), "other batches when it is read again")
-    assert np.array_equal(data.first_batch()[0], Sequence()[0][0])  # where there is none
+    assert np.array_equal(data.first().arrays()[0], Sequence()[0][0])  # where there is none
 
 
 @needs["tensorflow"]
@@ -237,6 +238,27 @@ def test_how_a_dataloader_shuffles():
     refused(loader(sampler=sampler), "replacement")
     weighted = torch.utils.data.WeightedRandomSampler([1.0] * 20, 20)
     refused(loader(sampler=weighted), "another first batch")
+
+
+def test_inputs_in_a_named_tuple_stay_one():
+    Pair = collections.namedtuple("Pair", ["a", "b"])
+    (x, _) = Data.of((Pair(X, X + 1), Y)).arrays()
+    assert type(x) is Pair and np.array_equal(x.b, X + 1)
+
+
+@pytest.mark.once("tensorflow")
+@pytest.mark.skipif(keras.config.backend() != "tensorflow", reason="ragged tensors")
+def test_rows_of_several_lengths_come_in_a_dataset():
+    import tensorflow as tf
+
+    def ragged(first):
+        rows = tf.ragged.constant([[first], [2.0, 3.0], [4.0, 5.0, 6.0], [7.0]])
+        return Data.of(tf.data.Dataset.from_tensor_slices((rows, np.arange(4))).batch(2))
+
+    assert (ragged(6.0).examples, ragged(6.0).batch_size) == (4, 2)
+    assert ragged(6.0).fingerprint == ragged(6.0).fingerprint != ragged(6.5).fingerprint
+    with pytest.raises(ValueError, match="not of numbers alone"):
+        ragged(6.0).arrays()
 
 
 # What cannot be is refused.

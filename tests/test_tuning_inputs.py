@@ -416,6 +416,63 @@ def test_a_copied_model_keeps_its_vocabulary(tmp_path):
     assert study.best_model(model).layers[0].get_vocabulary() == lookup.get_vocabulary()
 
 
+@pytest.mark.once("tensorflow")
+@pytest.mark.skipif(keras.config.backend() != "tensorflow", reason="lookups need TensorFlow")
+def test_text_comes_in_a_dataset(tmp_path):
+    import tensorflow as tf
+
+    def dataset(texts):
+        return tf.data.Dataset.from_tensor_slices((texts, np.arange(len(texts)) % 3)).batch(16)
+
+    texts = ["one two", "three", "two three four"] * 16
+    words = keras.layers.TextVectorization(10, output_sequence_length=3)
+    words.adapt(texts)
+    model = keras.Sequential([keras.Input((), dtype="string"), words])
+    model.add(keras.layers.Embedding(10, 4))
+    model.add(keras.layers.Flatten())
+    model.add(keras.layers.Dense(3))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(loss=loss, metrics=["accuracy"])
+    given = dataset(texts)
+    study = tune(tmp_path, model, (given, given), finalist_seeds=0, epochs=8, batch_size=None)
+    assert [trial.status for trial in study.trials] == ["ok"] * 4
+    best = study.best_model(model).evaluate(given, verbose=0, return_dict=True)
+    assert best["accuracy"] == 1.0 and np.isclose(best["loss"], study.leaderboard()[0].search_score)
+    found, other = tuning.data.Data.of(given), tuning.data.Data.of(dataset(["one", *texts[1:]]))
+    assert found.fingerprint == tuning.data.Data.of(dataset(texts)).fingerprint
+    assert found.fingerprint != other.fingerprint
+    with pytest.raises(ValueError, match="not of numbers alone, as a population needs"):
+        found.arrays()
+
+
+@pytest.mark.once("torch", "jax", "tensorflow")
+@pytest.mark.parametrize("mode", ["int8", pytest.param("int4", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rank", [None, 2])
+def test_what_is_quantized_is_the_same_in_a_copy(mode, rank):
+    """Gradients do not go to integers, so no training would make up for other ones."""
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(4), keras.layers.Dense(3)])
+    model.quantize(mode)
+    for layer in model.layers if rank else ():
+        layer.enable_lora(rank)
+    model.compile(loss="mse")
+    copy = tuning.OptimizerHyperModel(model, **LENGTH).build(keras_tuner.HyperParameters())
+    x = np.random.default_rng(0).normal(size=(8, 6)).astype("float32")
+    assert np.array_equal(model.predict(x, verbose=0), copy.predict(x, verbose=0))
+    for mine, its in zip(model.non_trainable_weights, copy.non_trainable_weights, strict=True):
+        assert np.array_equal(*map(keras.ops.convert_to_numpy, (mine, its)))
+
+
+def test_a_model_that_keras_copies_otherwise_is_refused():
+    """A layer that a wrapper shares: in Keras's copy there are two of it."""
+    shared, inputs = keras.layers.Dense(4), keras.Input((5, 4))
+    hidden = shared(keras.layers.TimeDistributed(shared)(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(3)(hidden))
+    model.compile(loss="mse")
+    hypermodel = tuning.OptimizerHyperModel(model, **LENGTH)
+    with pytest.raises(ValueError, match="of 35 parameters of which Keras makes a copy of 55"):
+        hypermodel.build(keras_tuner.HyperParameters())
+
+
 class Weighted(Subclass):
     """A `compile` of its own, with arguments that Keras's has not, as in Keras's guides."""
 

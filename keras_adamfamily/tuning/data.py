@@ -102,8 +102,8 @@ class Data:
     def fingerprint(self) -> str:
         raise NotImplementedError
 
-    def first_batch(self) -> tuple:
-        """The first batch as NumPy arrays, `(x, y)` or `(x, y, sample_weight)`."""
+    def first(self) -> Data:
+        """The first batch alone."""
         raise NotImplementedError
 
     def fit_arguments(self) -> dict[str, Any]:
@@ -143,8 +143,9 @@ class _Arrays(Data):
     def fingerprint(self):
         return _digest(self._arrays)
 
-    def first_batch(self):
-        return keras.tree.map_structure(lambda array: array[: self.batch_size], self._arrays)
+    def first(self):
+        few = keras.tree.map_structure(lambda array: array[: self.batch_size], self._arrays)
+        return _Arrays(self._name, few, self.batch_size)
 
     def fit_arguments(self):
         names = ("x", "y", "sample_weight")
@@ -194,8 +195,8 @@ class _Batches(Data):
             first = keras.tree.map_structure(lambda a: np.zeros((0,) * a.ndim, a.dtype), first)
         return _digest((*first, np.asarray(self.steps)))
 
-    def first_batch(self):
-        return next(self._read())
+    def first(self):
+        return _Arrays(self._name, next(self._read()), None)
 
     def fit_arguments(self):
         return {"x": self._data}
@@ -204,6 +205,8 @@ class _Batches(Data):
         return {"validation_data": self._data}
 
     def arrays(self, limit=LIMIT):
+        if not _is_numeric(self._first):
+            raise ValueError(f"`{self._name}` is not of numbers alone, as a population needs")
         why = self._why_random()
         if why is None and not self._is_fixed:
             why = "it gives another first batch each time that it is read"
@@ -240,6 +243,9 @@ def _counted(name: str, batches: Iterable) -> int:
 
 class _TensorFlow(_Batches):
     """A batched `tf.data.Dataset`."""
+
+    def first(self):
+        return _TensorFlow(self._name, self._data.take(1))
 
     def _count(self):
         count = int(self._data.cardinality())
@@ -349,9 +355,12 @@ def _checked_arrays(name: str, data: Any, quoted: bool = True) -> tuple:
     except (TypeError, ValueError) as error:
         raise ValueError(f"{accepted}: {error}") from error
     leaves = keras.tree.flatten(arrays)
-    if any(leaf.dtype.kind not in "biufV" for leaf in leaves):  # V: bfloat16
+    if quoted and not _is_numeric(arrays):
         found = ", ".join(dict.fromkeys(str(leaf.dtype) for leaf in leaves))
-        raise ValueError(f"{accepted}, of numbers. Received the dtypes {found}")
+        raise ValueError(
+            f"{accepted}, of numbers. Text may come in a tf.data.Dataset; make ragged and sparse "
+            f"arrays dense. Received the dtypes {found}"
+        )
     sizes = {leaf.shape[0] if leaf.ndim else 0 for leaf in leaves}
     if len(sizes) != 1 or not min(sizes):
         shapes = ", ".join(str(leaf.shape) for leaf in leaves)
@@ -373,11 +382,18 @@ def _as_arrays(part: Any) -> Any:
         hasattr(leaf, "shape") for leaf in keras.tree.flatten(part)
     )
     if is_nested:
-        return type(part)(_as_arrays(value) for value in part)
+        arrays = [_as_arrays(value) for value in part]
+        return type(part)(*arrays) if hasattr(part, "_fields") else type(part)(arrays)
     if hasattr(part, "detach"):  # PyTorch
         part = part.detach().cpu()
+    if hasattr(part, "row_splits"):  # a RaggedTensor
+        part = part.numpy()
     is_series = hasattr(part, "to_frame") and part.ndim == 1
     return np.asarray(part.to_frame() if is_series else part)
+
+
+def _is_numeric(arrays: Any) -> bool:
+    return all(leaf.dtype.kind in "biufV" for leaf in keras.tree.flatten(arrays))  # V: bfloat16
 
 
 def _examples(arrays: Any) -> int:
@@ -401,5 +417,9 @@ def _digest(arrays: Any) -> str:
     digest = hashlib.sha256()
     for leaf in keras.tree.flatten(arrays):
         digest.update(f"{leaf.shape} {leaf.dtype}".encode())
-        digest.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8))
+        if leaf.dtype.kind == "O":  # text, or rows of several lengths
+            with np.printoptions(threshold=sys.maxsize):
+                digest.update(repr(leaf.tolist()).encode())
+        else:
+            digest.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8))
     return digest.hexdigest()[:16]

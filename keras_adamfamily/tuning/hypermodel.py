@@ -224,6 +224,12 @@ def _copier(model: keras.Model) -> Callable[[], keras.Model]:
             _keep_untrained(model, clone)
         finally:
             model.compiled = True
+        if clone.built and clone.count_params() != model.count_params():
+            raise ValueError(
+                f"`build_model` is a model of {model.count_params()} parameters of which Keras "
+                f"makes a copy of {clone.count_params()}, as where a layer is also in another one, "
+                "such as TimeDistributed. Pass a function that builds and compiles it"
+            )
         clone.compile(**arguments)
         return clone
 
@@ -231,7 +237,10 @@ def _copier(model: keras.Model) -> Callable[[], keras.Model]:
 
 
 def _keep_untrained(model: keras.Model, clone: keras.Model) -> None:
-    """Hands the clone the weights of frozen layers, frozen ones of others, and what was adapted."""
+    """Hands the clone what is not to be trained.
+
+    That is the weights of frozen layers, frozen and quantized ones of others, and what was adapted.
+    """
     layers = (
         [layer for layer in m.layers if not isinstance(layer, keras.layers.InputLayer)]
         for m in (model, clone)
@@ -239,7 +248,10 @@ def _keep_untrained(model: keras.Model, clone: keras.Model) -> None:
     for layer, copied in zip(*layers, strict=True):
         for old, new in zip(layer._flatten_layers(), copied._flatten_layers(), strict=True):
             is_kept = not old.trainable or hasattr(old, "adapt")
-            if not is_kept and all(weight.trainable for weight in old._trainable_variables):
+            frozen = [i for i, w in enumerate(old._trainable_variables) if not w.trainable]
+            # Integers, to which gradients do not go. The scales of float8 are a state of training.
+            is_quantized = getattr(old, "quantization_mode", None) not in (None, "float8")
+            if not (is_kept or frozen or is_quantized):
                 continue
             if old.built and not new.built:
                 new.build_from_config(old.get_build_config())
@@ -247,10 +259,18 @@ def _keep_untrained(model: keras.Model, clone: keras.Model) -> None:
             if is_kept:
                 _copy_all(old, new)
                 continue
-            for mine, its in zip(old._trainable_variables, new._trainable_variables, strict=True):
-                if not mine.trainable:
-                    its.assign(keras.ops.convert_to_numpy(mine))
-                    its.trainable = False
+            for i in frozen:
+                _assign(new._trainable_variables[i], old._trainable_variables[i])
+                new._trainable_variables[i].trainable = False
+            if is_quantized:
+                pairs = zip(new._non_trainable_variables, old._non_trainable_variables, strict=True)
+                for its, mine in pairs:
+                    _assign(its, mine)
+
+
+def _assign(variable: keras.Variable, other: keras.Variable) -> None:
+    """By an array: on JAX two variables would share a buffer, which a step donates."""
+    variable.assign(keras.ops.convert_to_numpy(other))
 
 
 def _copy_all(old: keras.layers.Layer, new: keras.layers.Layer) -> None:

@@ -532,8 +532,8 @@ def _rehearse(hypermodel: OptimizerHyperModel, training: Training) -> int:
     """
     batch = dataclasses.replace(
         training,
-        train=Data.of(training.train.first_batch()),
-        validation=Data.of(training.validation.first_batch()),
+        train=training.train.first(),
+        validation=training.validation.first(),
         epochs=1,
         callbacks=(),
     )
