@@ -241,12 +241,12 @@ def heat(
 ) -> tuple[list[float], list[float], list[list[float | None]]] | None:
     """The cells of a heat map: edges along x, edges along y, and values, `None` where no data is.
 
+    Points on a grid fill its cells; others blend into `CELLS` along each side.
+
     Args:
         points: `(x, y, value)`, where x and y are positive and shown on logarithmic axes.
         limits: The range of the colors; values beyond count as its end, or one run that exploded
             would color its whole neighborhood.
-
-    Points on a grid fill its cells; others blend into `CELLS` along each side.
     """
     if len(points) < 4:
         return None

@@ -28,9 +28,9 @@ class OptimizerHyperModel(keras_tuner.HyperModel):
             hyperparameters then join the search, but for those that are named like one of the
             space's, such as `learning_rate`: they keep their defaults, since they are of the
             optimizer that is replaced. Or a compiled Sequential or Functional model, of which each
-            trial gets a copy with new initial weights, but for frozen ones and what `adapt` has
-            found. If the model is compiled, its loss, metrics and other settings stay and only
-            its optimizer is replaced.
+            trial gets a copy with new initial weights, but for frozen and quantized ones and what
+            `adapt` has found. If the model is compiled, its loss, metrics and other settings stay
+            and only its optimizer is replaced.
         space: The `SearchSpace`; by default the registry's ranges for AdamW, NAdamW and SGDW.
         dataset_size: Number of training examples.
         epochs: Number of epochs of a full training. With `batch_size` and `dataset_size` it turns
