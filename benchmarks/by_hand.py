@@ -11,14 +11,6 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
-SIZES = (64, 128, 128, 10)
-
-
-def glorot(random):
-    pairs = list(zip(SIZES, SIZES[1:], strict=False))
-    kernels = [random.uniform(-1, 1, p).astype("float32") * (6 / sum(p)) ** 0.5 for p in pairs]
-    return [(kernel, np.zeros(kernel.shape[1], "float32")) for kernel in kernels]
-
 
 def logits(weights, x):
     for kernel, bias in weights[:-1]:
@@ -43,12 +35,13 @@ def adamw(state, batch, values):
 
     gradients, found = jax.grad(mean_loss, has_aux=True)(weights)
     step, beta_1, beta_2 = step + 1, values["beta_1"], 0.999
-    alpha = values["learning_rate"] * jnp.sqrt(1 - beta_2**step) / (1 - beta_1**step)
-    kept = 1 - values["learning_rate"] * values["weight_decay"]
+    alpha = values["learning_rate"] / (1 - beta_1**step)
+    correction = jnp.sqrt(1 - beta_2**step)
+    kept = 1 - values["weight_decay"]
     m = jax.tree.map(lambda m, g: m + (g - m) * (1 - beta_1), m, gradients)
     v = jax.tree.map(lambda v, g: v + (g * g - v) * (1 - beta_2), v, gradients)
     weights = jax.tree.map(
-        lambda w, m, v: w * kept - alpha * m / (jnp.sqrt(v) + 1e-7), weights, m, v
+        lambda w, m, v: w * kept - alpha * m / (jnp.sqrt(v) / correction + 1e-8), weights, m, v
     )
     totals = jax.tree.map(jnp.add, totals, found)
     return (weights, m, v, step, totals), None
@@ -80,16 +73,16 @@ def epoch(state, order, values, train, validation, batch_size):
     return state, (state[-1], over(evaluate, zero, validation))
 
 
-def trainer(values, orders, train, validation, batch_size):
+def trainer(weights, values, orders, train, validation, batch_size):
     """A function that trains all lanes, spread over the devices, and returns their curves.
 
     Args:
+        weights: The initial ones of every lane, pairs of a kernel and a bias.
         values: The hyperparameters, `{name: array of shape (lanes,)}`.
         orders: The examples of each epoch, of shape (epochs, examples).
     """
     mesh = Mesh(np.array(jax.devices()), ("lanes",))
     lanes, every = NamedSharding(mesh, Spec("lanes")), NamedSharding(mesh, Spec())
-    weights = glorot(np.random.default_rng(0))
     zeros = jax.tree.map(np.zeros_like, weights)
     zero = np.float32(0), np.int32(0)
     initial = jax.tree.map(

@@ -103,6 +103,7 @@ class Noisy(keras.utils.PyDataset):
     ("changes", "why"),
     [
         ({"callbacks": [Doing()]}, "only fit can call the callback Doing"),
+        ({"callbacks": [keras.callbacks.EarlyStopping()] * 2}, "more than one EarlyStopping"),
         (
             {"callbacks": [keras.callbacks.EarlyStopping(restore_best_weights=True)]},
             "restore_best_weights",

@@ -252,11 +252,15 @@ def test_rows_of_several_lengths_come_in_a_dataset():
     import tensorflow as tf
 
     def ragged(first):
-        rows = tf.ragged.constant([[first], [2.0, 3.0], [4.0, 5.0, 6.0], [7.0]])
+        rows = [[first], [2.0, 3.0], [4.0, 5.0, 6.0], [7.0]]
+        rows = tf.ragged.constant(rows, dtype="float64")
         return Data.of(tf.data.Dataset.from_tensor_slices((rows, np.arange(4))).batch(2))
 
     assert (ragged(6.0).examples, ragged(6.0).batch_size) == (4, 2)
-    assert ragged(6.0).fingerprint == ragged(6.0).fingerprint != ragged(6.5).fingerprint
+    found = ragged(0.1234567891).fingerprint
+    assert found != ragged(0.1234567892).fingerprint
+    with np.printoptions(precision=3, linewidth=9):
+        assert found == ragged(0.1234567891).fingerprint
     with pytest.raises(ValueError, match="not of numbers alone"):
         ragged(6.0).arrays()
 
@@ -282,6 +286,34 @@ def test_rows_of_several_lengths_come_in_a_dataset():
 def test_wrong_data(wrong, message):
     with pytest.raises(ValueError, match=message):
         Data.of(wrong, name="train")
+
+
+def test_text_comes_in_no_other_batches():
+    class Text(Sequence):
+        def __getitem__(self, index):
+            return np.array(["a"] * 8, object), Y[:8]
+
+    with pytest.raises(ValueError, match="a batch of `train` must.*of numbers.*object"):
+        Data.of(Text(), name="train")
+
+
+@needs["tensorflow"]
+def test_sparse_tensors_are_to_be_made_dense():
+    import tensorflow as tf
+
+    rows = tf.sparse.from_dense(X)
+    given = tf.data.Dataset.from_tensor_slices((rows, Y)).batch(8)
+    with pytest.raises(ValueError, match="a batch of `train`.*make ragged and sparse arrays dense"):
+        Data.of(given, name="train")
+
+
+def test_the_first_batch_is_a_whole_one():
+    class Large(Sequence):
+        def __getitem__(self, index):
+            return np.zeros((40, 2)), np.zeros(40)
+
+    first = Data.of(Large()).first()
+    assert (first.examples, first.batch_size, first.steps) == (40, 40, 1)
 
 
 def test_the_batch_size_is_that_of_the_batches():

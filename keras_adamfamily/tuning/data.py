@@ -196,7 +196,8 @@ class _Batches(Data):
         return _digest((*first, np.asarray(self.steps)))
 
     def first(self):
-        return _Arrays(self._name, next(self._read()), None)
+        batch = next(self._read())
+        return _Arrays(self._name, batch, _examples(batch))
 
     def fit_arguments(self):
         return {"x": self._data}
@@ -254,7 +255,7 @@ class _TensorFlow(_Batches):
         return count if count >= 0 else _counted(self._name, self._data)
 
     def _read(self):
-        return (_checked_batch(self._name, batch) for batch in self._data)
+        return (_checked_batch(self._name, batch, numeric=False) for batch in self._data)
 
 
 class _PyDataset(_Batches):
@@ -332,12 +333,12 @@ def _is(data: Any, module: str, path: str) -> bool:
     return kind is not None and isinstance(data, kind)
 
 
-def _checked_batch(name: str, batch: Any) -> tuple:
+def _checked_batch(name: str, batch: Any, numeric: bool = True) -> tuple:
     """A batch of theirs as a tuple of NumPy arrays."""
-    return _checked_arrays(f"a batch of `{name}`", batch, quoted=False)
+    return _checked_arrays(f"a batch of `{name}`", batch, quoted=False, numeric=numeric)
 
 
-def _checked_arrays(name: str, data: Any, quoted: bool = True) -> tuple:
+def _checked_arrays(name: str, data: Any, quoted: bool = True, numeric: bool = True) -> tuple:
     """`(x, y)` or `(x, y, sample_weight)` as NumPy arrays of equally many examples."""
     name = f"`{name}`" if quoted else name
     accepted = (
@@ -355,7 +356,8 @@ def _checked_arrays(name: str, data: Any, quoted: bool = True) -> tuple:
     except (TypeError, ValueError) as error:
         raise ValueError(f"{accepted}: {error}") from error
     leaves = keras.tree.flatten(arrays)
-    if quoted and not _is_numeric(arrays):
+    is_text = not numeric and all(leaf.ndim for leaf in leaves)  # or ragged; a sparse one has none
+    if not (is_text or _is_numeric(arrays)):
         found = ", ".join(dict.fromkeys(str(leaf.dtype) for leaf in leaves))
         raise ValueError(
             f"{accepted}, of numbers. Text may come in a tf.data.Dataset; make ragged and sparse "
@@ -418,8 +420,9 @@ def _digest(arrays: Any) -> str:
     for leaf in keras.tree.flatten(arrays):
         digest.update(f"{leaf.shape} {leaf.dtype}".encode())
         if leaf.dtype.kind == "O":  # text, or rows of several lengths
-            with np.printoptions(threshold=sys.maxsize):
-                digest.update(repr(leaf.tolist()).encode())
+            for row in leaf:
+                is_row = isinstance(row, np.ndarray)
+                digest.update((_digest(row) if is_row else repr(row)).encode())
         else:
             digest.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8))
     return digest.hexdigest()[:16]

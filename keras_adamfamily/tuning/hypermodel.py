@@ -221,15 +221,18 @@ def _copier(model: keras.Model) -> Callable[[], keras.Model]:
         try:
             with _scope_of(model):
                 clone = keras.models.clone_model(model)
-            _keep_untrained(model, clone)
         finally:
             model.compiled = True
-        if clone.built and clone.count_params() != model.count_params():
+        try:
+            _keep_untrained(model, clone)
+            if clone.built and clone.count_params() != model.count_params():
+                raise ValueError(f"{clone.count_params()} parameters, not {model.count_params()}")
+        except ValueError as error:
             raise ValueError(
-                f"`build_model` is a model of {model.count_params()} parameters of which Keras "
-                f"makes a copy of {clone.count_params()}, as where a layer is also in another one, "
-                "such as TimeDistributed. Pass a function that builds and compiles it"
-            )
+                f"`build_model` is a model of which Keras makes no true copy ({error}), as where a "
+                "layer is also in another one, such as TimeDistributed, or quantized ones are in "
+                "another, such as MultiHeadAttention. Pass a function that builds and compiles it"
+            ) from error
         clone.compile(**arguments)
         return clone
 

@@ -151,8 +151,10 @@ def population_options(callbacks: Iterable[keras.callbacks.Callback]) -> dict[st
     for callback in callbacks:
         if isinstance(callback, EvaluateEMAWeights):
             options["evaluate_average"] = True
-        elif type(callback) is not keras.callbacks.EarlyStopping or "early_stopping" in options:
+        elif type(callback) is not keras.callbacks.EarlyStopping:
             raise Impossible(f"only fit can call the callback {type(callback).__name__}")
+        elif "early_stopping" in options:
+            raise Impossible("only fit can call more than one EarlyStopping")
         elif callback.restore_best_weights:
             raise Impossible("only fit can do `restore_best_weights=True` of EarlyStopping")
         else:
