@@ -77,19 +77,24 @@ def trainer(weights, values, orders, train, validation, batch_size):
     """A function that trains all lanes, spread over the devices, and returns their curves.
 
     Args:
-        weights: The initial ones of every lane, pairs of a kernel and a bias.
+        weights: The initial ones of every lane, as Keras lists them: a kernel, its bias, and so on.
         values: The hyperparameters, `{name: array of shape (lanes,)}`.
         orders: The examples of each epoch, of shape (epochs, examples).
     """
     mesh = Mesh(np.array(jax.devices()), ("lanes",))
     lanes, every = NamedSharding(mesh, Spec("lanes")), NamedSharding(mesh, Spec())
+    weights = list(zip(weights[::2], weights[1::2], strict=True))
+    values = jax.tree.map(np.float32, values)
+    data = jax.tree.map(
+        lambda a: a.astype("float32" if a.ndim > 1 else "int32"), (train, validation)
+    )
     zeros = jax.tree.map(np.zeros_like, weights)
     zero = np.float32(0), np.int32(0)
     initial = jax.tree.map(
         lambda leaf: np.stack([leaf] * len(values["beta_1"])),
         (weights, zeros, zeros, np.float32(0), zero),
     )
-    data, values = jax.device_put((train, validation), every), jax.device_put(values, lanes)
+    data, values = jax.device_put(data, every), jax.device_put(values, lanes)
 
     @partial(jax.jit, donate_argnums=0)
     @partial(

@@ -216,10 +216,7 @@ def steady(given):
 
     random, weights = np.random.default_rng(0), build_mlp().get_weights()
     orders = np.array([random.permutation(len(data[0][1])) for _ in range(EPOCHS)], "int32")
-    pairs = list(zip(weights[::2], weights[1::2], strict=True))
-    single = jax.tree.map(lambda a: a.astype("float32" if a.ndim > 1 else "int32"), data)
-    rates = {name: of_lanes.astype("float32") for name, of_lanes in values(len(lanes)).items()}
-    by_hand = trainer(pairs, rates, orders, *single, BATCH)
+    by_hand = trainer(weights, values(len(lanes)), orders, *data, BATCH)
     by_hand()
     turns = [(ours(), seconds_of(by_hand)) for _ in range(5)]
     times += [turn[0] for turn in turns]

@@ -19,10 +19,8 @@ def test_it_is_the_same_training():
     curves = population.train(epochs)
     keras.utils.set_random_seed(0)
     weights = tuning.build_mlp().get_weights()
-    single = [(x.astype("float32"), y.astype("int32")) for x, y in data]
-    rates = {name: values.astype("float32") for name, values in tuning.values(lanes).items()}
-    pairs = list(zip(weights[::2], weights[1::2], strict=True))
-    found = trainer(pairs, rates, [np.arange(150)] * epochs, *single, batch_size)()
+    orders = [np.arange(150)] * epochs
+    found = trainer(weights, tuning.values(lanes), orders, *data, batch_size)()
     for epoch, of_epoch in enumerate(found):
         for prefix, (loss, right) in zip(("", "val_"), of_epoch, strict=True):
             assert np.abs(right / 150 - curves[prefix + "accuracy"][:, epoch]).max() < 0.02

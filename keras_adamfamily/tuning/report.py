@@ -411,7 +411,8 @@ def _method(study: Study, page: Page) -> None:
     page.say(
         f"The intervals are Student's below {evidence.BOOTSTRAP_FROM} runs, where a bootstrap is "
         "too narrow, and the bootstrap's (BCa) from there on. The test counts in how many of all "
-        "ways to swap the two optimizers within the pairs (beyond 14 pairs, of 16,384 ways at "
+        "ways to swap the two optimizers within the pairs (beyond "
+        f"{evidence.PERMUTATIONS.bit_length() - 1} pairs, of {evidence.PERMUTATIONS:,} ways at "
         "random) the difference would be as large: it "
         f"assumes no distribution, and to tell {several} optimizers apart it takes at least "
         f"{evidence.runs_needed(several)} fresh seeds. "
