@@ -3,12 +3,14 @@
     KERAS_BACKEND=jax python -m benchmarks.tuning --tensorflow .venv/tensorflow/bin/python
 
 Each part runs in a process of its own, so that it starts cold; importing is not counted, on either
-side. KerasTuner trains a few trials, and its time for all is extrapolated: the first one, and the
-others at the mean of those after it. Seconds are also given for a machine on which a further trial
-of KerasTuner's takes `RIVAL_S`. See `benchmarks/README.md`.
+side. KerasTuner and the population run in turns; given are the median over the turns and the range.
+KerasTuner trains a few trials, and its time for all is extrapolated: the first one, and the others
+at the mean of those after it. Seconds are also given for a machine on which a further trial of
+KerasTuner's takes `RIVAL_S`. See `benchmarks/README.md`.
 """
 
 import argparse
+import collections
 import json
 import os
 import statistics
@@ -172,9 +174,9 @@ def tune(given):
 
     from keras_adamfamily import tuning
 
-    use_cores(given.cache)
     train, validation = digits_data()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as cache, tempfile.TemporaryDirectory() as folder:
+        use_cores(cache)
         start = time.perf_counter()
         tuning.tune(
             build_mlp,
@@ -541,27 +543,51 @@ def run(name, given, python=sys.executable, backend="jax", **arguments):
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
+def turn(wanted, given):
+    """KerasTuner and the population after one another, the latter also with its programs kept."""
+    if "kerastuner" in wanted:
+        yield "kerastuner", run("kerastuner", given)
+        if given.tensorflow:
+            options = {"python": given.tensorflow, "backend": "tensorflow"}
+            yield "kerastuner_tensorflow", run("kerastuner", given, **options)
+    if "together" in wanted:
+        with tempfile.TemporaryDirectory() as cache:
+            yield "together", run("together", given, cache=cache)
+            yield "warm", run("together", given, cache=cache)
+
+
 def lines(r):
-    """The table: number, what, found, wanted."""
+    """The table, of the records of each part: number, what, found, wanted."""
 
     def of(name, form, *keys):
-        record = r.get(name, {"skipped": "not asked for"})
+        record = r.get(name, [{"skipped": "not asked for"}])[-1]
         if "skipped" in record:
             return f"- ({record['skipped']})"
         return form.format(*(record[key] for key in keys))
 
+    def over_turns(figure, *names):
+        turns = zip(*(r.get(name, ()) for name in names), strict=False)
+        return [figure(*turn) for turn in turns if not any("skipped" in one for one in turn)]
+
+    def median(found, form):
+        if len(found) == 1:
+            return f"{found[0]:{form}}"
+        return f"{statistics.median(found):{form}} ({min(found):{form}}-{max(found):{form}})"
+
     def times(rival, ours):
-        if "trial_s" not in r.get(rival, ()) or "seconds" not in r.get(ours, ()):
-            return "-"
-        seconds = r[rival]["first_s"] + (TRIALS - 1) * r[rival]["trial_s"]
-        return f"{seconds / r[ours]['seconds']:.0f} x ({r[rival]['measured']} trials extrapolated)"
+        def ratio(one, other):
+            return (one["first_s"] + (TRIALS - 1) * one["trial_s"]) / other["seconds"]
+
+        found = over_turns(ratio, rival, ours)
+        return f"{median(found, '.0f')} x" if found else "-"
 
     def absolute(name, key, unit):
-        found = of(name, f"{{:.1f}} {unit}", key)
-        if key not in r.get(name, ()) or "trial_s" not in r.get("kerastuner", ()):
-            return found
-        scaled = r[name][key] * RIVAL_S / r["kerastuner"]["trial_s"]
-        return f"{found} ({scaled:.1f} at {RIVAL_S:.2f} s a trial)"
+        found = over_turns(lambda record: record[key], name)
+        rival = over_turns(lambda record: record["trial_s"], "kerastuner")
+        if not found or not rival:
+            return of(name, f"{{:.1f}} {unit}", key)
+        scaled = statistics.median(found) * RIVAL_S / statistics.median(rival)
+        return f"{median(found, '.1f')} {unit}, {scaled:.1f} at {RIVAL_S:.2f} s a trial"
 
     yield 1, "faster than RandomSearch, JAX, cold", times("kerastuner", "together"), ">= 15 x"
     yield 1, "... TensorFlow, cold", times("kerastuner_tensorflow", "together"), ">= 35 x"
@@ -581,7 +607,7 @@ def lines(r):
     yield 4, "... continuation difference", of("halving", "{:.1g}", "difference"), "0"
     yield 4, "... rank of the winner", of("halving", "{} of {}", "rank", "of"), "<= 8 of 81"
     yield 5, "CNN: time / fit", of("cnn", "{:.2f} ({})", "ratio", "chosen"), "<= 1.1"
-    for name, record in r.get("quality", {}).items():
+    for name, record in r.get("quality", [{}])[-1].items():
         form = "{0[best]:.3f}, random's after {0[trials_to_random]}"
         found = f"- ({record})" if name == "skipped" else form.format(record)
         yield 6, f"best loss: {name}", found, "ours least, after half of random's"
@@ -589,7 +615,7 @@ def lines(r):
     yield 7, "... and in the database", of("asking", "{:.3f} s", "recorded"), ""
     yield 7, "storage a trial", of("tune", "{:.1f} kB", "kb_a_trial"), "<= 5 kB"
     if "gpu" in r:
-        yield 8, "GPU", r["gpu"].get("skipped") or json.dumps(r["gpu"]), "auto within 10 %"
+        yield 8, "GPU", r["gpu"][-1].get("skipped") or json.dumps(r["gpu"][-1]), "auto within 10 %"
 
 
 def main():
@@ -597,7 +623,8 @@ def main():
     parser.add_argument("--part", choices=PARTS, help="one part, in this process")
     parser.add_argument("--only", help="parts, separated by commas; all by default")
     parser.add_argument("--tensorflow", help="a Python that has TensorFlow, for KerasTuner on it")
-    parser.add_argument("--rival-trials", type=int, default=5)
+    parser.add_argument("--rival-trials", type=int, default=9, help="that KerasTuner trains")
+    parser.add_argument("--turns", type=int, default=3, help="of KerasTuner and the population")
     parser.add_argument("--seeds", type=int, default=10, help="of the comparison of quality")
     parser.add_argument("--cache", help="a folder for compiled programs")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"))
@@ -611,18 +638,18 @@ def main():
     if unknown := [name for name in wanted if name not in PARTS]:
         parser.error(f"{', '.join(unknown)}: no part, of {', '.join(PARTS)}")
     print(machine(), flush=True)
-    records = {}
-    with tempfile.TemporaryDirectory() as cache:
-        for name in wanted:
-            arguments = {"cache": cache} if name in ("together", "tune") else {}
-            records[name] = run(name, given, **arguments)
-            if name == "together":
-                records["warm"] = run(name, given, **arguments)
-            if name == "kerastuner" and given.tensorflow:
-                records["kerastuner_tensorflow"] = run(
-                    name, given, python=given.tensorflow, backend="tensorflow"
-                )
-            print(f"{name}: {json.dumps(records[name])}", flush=True)
+    records = collections.defaultdict(list)
+
+    def record(name, found):
+        records[name].append(found)
+        print(f"{name}: {json.dumps(found)}", flush=True)
+
+    for _ in range(given.turns):
+        for name, found in turn(wanted, given):
+            record(name, found)
+    for name in wanted:
+        if name not in ("kerastuner", "together"):
+            record(name, run(name, given))
     for number, what, found, want in lines(records):
         print(f"{number}  {what:40s}{found:40s}{want}")
     given.out.mkdir(parents=True, exist_ok=True)
