@@ -234,10 +234,14 @@ def test_verdict_without_a_result():
     assert finals({"AdamW": [0.9, 0.8]}).verdict() == "No comparison: only AdamW has a result."
     assert WrittenStudy([trial(score=None)]).verdict() == "No winner: no trial ended well."
     assert WrittenStudy([], optimizers=["AdamW"]).verdict() == "No winner: no trial has ended."
-    searched = WrittenStudy([trial("AdamW", 0.5), trial("SGDW", 0.6)]).verdict()
-    assert searched == (
+    trials = [trial("AdamW", 0.5), trial("SGDW", 0.6)]
+    assert WrittenStudy(trials, finalist_seeds=0).verdict() == (
         "No clear winner: nothing was trained on fresh seeds. "
         "SGDW has the best trial of the search."
+    )
+    assert WrittenStudy(trials, finalist_seeds=3).verdict() == (
+        "Not finished, so no winner yet: nothing has been trained on fresh seeds. "
+        "SGDW has the best trial of the search so far."
     )
 
 

@@ -89,6 +89,33 @@ def test_many_optimizers_leave_room_for_the_lines():
         assert draw(many).layout.height - draw(few).layout.height == 3 * 28
 
 
+def test_many_optimizers_are_told_apart():
+    """By color, dash and symbol together, as many as there are."""
+    looks = {(*figures._line(i).values(), figures._symbol(i)) for i in range(49)}
+    marks = {(figures._line(i)["color"], figures._symbol(i)) for i in range(49)}
+    assert len(looks) == len(marks) == 49
+
+
+def test_what_explodes_does_not_hide_the_rest():
+    """Here a third of the trials do, without becoming NaN."""
+    good = [trial(number=i, score=0.9, curves={"loss": [2.0, 1.0, 0.5]}) for i in range(8)]
+    bad = [trial(number=8 + i, score=0.1, curves={"loss": [2.0, 1e9, 1e12]}) for i in range(4)]
+    low, high = figures.learning_curves(WrittenStudy(good + bad), "loss").layout.yaxis.range
+    assert low < 0.5 and 2.0 <= high < 3.0
+
+
+def test_a_single_trial_is_seen_in_the_history():
+    for line in figures.history(WrittenStudy([trial(finished=2.0)]), clock=True).data:
+        assert "markers" in line.mode
+
+
+def test_labels_of_hyperparameters_are_whole():
+    name = 'layer_0/"dropout"_rate_of_the_attention_heads_&_more'
+    (label,) = figures.importance({"AdamW": {name: 1.0}}).data[0].y
+    assert label.replace("<br>", " ") == name.replace("_", " ").replace("&", "&amp;")
+    assert max(map(len, label.split("<br>"))) <= 26
+
+
 def test_small_scores_are_not_shown_as_zero():
     names = {"AdamW": [3.1e-6, 3.2e-6, 3.4e-6], "SGDW": [5.1e-6, 5.3e-6, 5.2e-6]}
     page = body(render(finals(names, direction="min", objective="val_loss")))
@@ -386,14 +413,14 @@ def test_browser_copies_the_code_and_sorts_a_table(opened, study):
             [
                 "number of trials, of epochs and of",
                 "The first 4 of each lay at quasi",
-                "then trained again on",
+                "each is trained again on",
             ],
             ["gave up", "known to be good"],
         ),
         (
             {"sampler": "random", "finalist_seeds": 0},
             ["The trials lay at random places", "Nothing was trained again on fresh seeds"],
-            ["quasi-random", "then trained again", "This makes the order"],
+            ["quasi-random", "each is trained again", "This makes the order"],
         ),
         (
             {"sampler": "qmc"},

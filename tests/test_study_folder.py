@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import io
 import json
@@ -16,6 +17,7 @@ from rich.console import Console
 
 from keras_adamfamily import _version
 from keras_adamfamily.tuning import progress, storage
+from keras_adamfamily.tuning import study as study_module
 from keras_adamfamily.tuning.study import Study
 from tests.studies import finals, landscape
 
@@ -51,6 +53,58 @@ def test_a_lost_database_is_not_taken_for_an_empty_one(folder, written):
         with pytest.raises(ValueError, match="trials of the study are not there: .* is missing"):
             look(folder)
     assert contents(folder) == before
+
+
+@pytest.mark.parametrize("other", ["nothing", "empty tables", "a study of the same name"])
+def test_another_database_is_not_taken_for_the_own_one(other, folder, written, tmp_path):
+    """What is there would be replaced by the results of no trials, or of other ones."""
+    lose_database(folder)
+    database = folder / "study.db"
+    if other == "nothing":
+        database.touch()
+    elif other == "empty tables":
+        storage.Storage(f"sqlite:///{tmp_path / 'empty.db'}", "else", "max").close()
+        shutil.copy(tmp_path / "empty.db", database)
+    else:
+        changed = dataclasses.replace(written.settings, objective="val_loss", direction="min")
+        Study.open(tmp_path / "b" / folder.name, changed).close()
+        shutil.copy(tmp_path / "b" / folder.name / "study.db", database)
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix != ".db"}
+    message = "its objective is 'val_loss', now it is" if "name" in other else "does not hold the"
+    for look in (Study, lambda folder: Study.open(folder, written.settings)):
+        with pytest.raises(ValueError, match=message):
+            look(folder)
+    after = {name: (folder / name).read_bytes() for name in before}
+    assert after == before and (folder / "best.json").exists()
+
+
+def test_a_name_that_a_database_knows_already(written, tmp_path):
+    """The folder is left empty, so that another name, or another database, can be chosen."""
+    url = storage.sqlite_url(tmp_path / "common.db")
+    space = written.settings.space
+    ranges = {**space["ranges"], "SGDW": {**space["ranges"]["SGDW"], "momentum": [0.5, 0.9]}}
+    changed = dataclasses.replace(written.settings, space={**space, "ranges": ranges})
+    Study.open(tmp_path / "a" / "mine", written.settings, url).close()
+    with pytest.raises(ValueError, match="another study named 'mine'.*another name") as caught:
+        Study.open(tmp_path / "b" / "mine", changed, url)
+    assert "{'ranges': {'SGDW': {'momentum': [0.5, 0.9]}}}" in str(caught.value)
+    assert not [*(tmp_path / "b" / "mine").iterdir()]
+    Study.open(tmp_path / "b" / "mine", changed).close()
+
+
+def test_more_trials_asked_for_elsewhere_are_the_same_study(written, tmp_path):
+    url = storage.sqlite_url(tmp_path / "common.db")
+    more = dataclasses.replace(written.settings, trials_per_optimizer=9, block=2)
+    first = Study.open(tmp_path / "a" / "mine", written.settings, url)
+    Study.open(tmp_path / "b" / "mine", more, url).close()
+    first.close()
+    Study(tmp_path / "a" / "mine").close()
+
+
+@pytest.mark.parametrize("name", ["study.json", "study.db", "study.db-wal"])
+def test_no_file_of_another_study_is_written_over(name, folder, written):
+    with pytest.raises(ValueError, match="a study itself lies there"):
+        written.report(folder / name)
 
 
 def test_a_study_that_was_begun_and_killed_at_once_can_begin(folder, written):
@@ -208,11 +262,32 @@ def test_decimal(value, text):
     "url",
     ["postgresql://me:hunter2@127.0.0.1:1/db", "postgresql://me@127.0.0.1:1/db?password=hunter2"],
 )
-def test_a_password_is_not_written_down(url, written, tmp_path):
+def test_a_password_is_not_written_down(url, written, tmp_path, monkeypatch):
     """Also where the database cannot be reached; and PostgreSQL may take it from elsewhere."""
     pytest.importorskip("psycopg")
-    with pytest.raises(ValueError, match="cannot be opened") as caught:
+    with pytest.raises(ConnectionError, match="cannot be reached.*PGPASSWORD") as caught:
+        Study.open(tmp_path / "s", written.settings, url)
+    assert not [*(tmp_path / "s").iterdir()]
+    monkeypatch.setattr(study_module, "_withdraw", lambda folder: None)  # to see what was written
+    with pytest.raises(ConnectionError):
         Study.open(tmp_path / "s", written.settings, url)
     text = (tmp_path / "s" / "study.json").read_text()
     assert "hunter2" not in text + str(caught.value) and "***" not in text
     assert json.loads(text)["storage"] == "postgresql+psycopg://me@127.0.0.1:1/db"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql:me:hunter2@127.0.0.1/db",
+        "postgresql://me:p@ss:hunter2/d%#@127.0.0.1:1/db",
+        "postgresql://me:hunter2@127.0.0.1:port/db",
+        "mysql://me:hunter2@127.0.0.1/db",
+        "postgresql://127.0.0.1:port/db?password=hunter2&connect_timeout=3",
+    ],
+)
+def test_a_url_that_is_none_does_not_show_its_password(url):
+    with pytest.raises(ValueError, match="`storage` must be") as caught:
+        storage.without_password(url)
+    assert "hunter2" not in str(caught.value) and "127.0.0.1" in str(caught.value)
+    assert caught.value.__cause__ is None

@@ -31,12 +31,12 @@ def _explain(error: Exception) -> tuple[int, str]:
     """The exit code and the message that an exception stands for."""
     if hasattr(error, "format_message"):  # an option that Typer does not accept
         return WRONG_USAGE, error.format_message()
+    if isinstance(error, (RuntimeError, ImportError, ConnectionError)):
+        return FAILED_RUN, str(error)
     if isinstance(error, OSError) and error.strerror and error.filename:
         return WRONG_USAGE, f"{error.filename}: {error.strerror}"
     if isinstance(error, (Usage, ValueError, TypeError, OSError)):
         return WRONG_USAGE, str(error)
-    if isinstance(error, (RuntimeError, ImportError)):
-        return FAILED_RUN, str(error)
     # Of the database, such as a disk that is full; Optuna's own error says something else.
     cause = getattr(error, "orig", None) or getattr(error.__cause__, "orig", None)
     if cause is None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import html
 import math
 import statistics
+import textwrap
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -22,6 +24,7 @@ DASHES = ("solid", "dash", "dot")
 LOST = "#D55E00"
 CELLS = 36
 GRID = "rgba(128, 128, 128, 0.25)"
+_escaped = functools.partial(html.escape, quote=False)  # Plotly knows no entity of a quote
 
 
 # Fresh seeds.
@@ -35,7 +38,7 @@ def forest(rows: Sequence[LeaderboardRow], objective: str, names: Sequence[str])
     rows = [row for row in rows if row.mean is not None]
     figure = _figure(objective, "", height=90 + 44 * len(rows))
     for row in rows:
-        name, color = html.escape(row.optimizer), COLORS[names.index(row.optimizer) % len(COLORS)]
+        name, color = _escaped(row.optimizer), COLORS[names.index(row.optimizer) % len(COLORS)]
         runs = [score for score in row.finals.values() if score is not None]
         figure.add_scatter(
             x=runs,
@@ -75,13 +78,16 @@ def learning_curves(study: Study, metric: str) -> go.Figure:
     """A metric by epoch: the best trial of each optimizer, and behind it all others, faint."""
     figure = _figure("epoch", metric, names=study.space.optimizers)
     everything, bests = [], []
+    costs = [study.scoring.cost(t.score) for t in study.trials if t.score is not None]
+    worst = statistics.median(costs) if costs else None  # what explodes must not hide the rest
     for index, optimizer in enumerate(study.space.optimizers):
         trials = [t for t in study.scoring.of(SEARCH, optimizer) if metric in t.curves]
         best = study.scoring.best_trial(optimizer)
         x, y = [], []
         for trial in trials:
             curve = trial.curves[metric]
-            everything += [value for value in curve if value is not None]
+            if trial.score is not None and study.scoring.cost(trial.score) <= worst:
+                everything += [value for value in curve if value is not None]
             x += [*range(1, len(curve) + 1), None]
             y += [*(v if v is None else float(f"{v:.5g}") for v in curve), None]
         style = _line(index)
@@ -101,15 +107,15 @@ def learning_curves(study: Study, metric: str) -> go.Figure:
             figure.add_scatter(
                 x=list(range(1, len(curve) + 1)),
                 y=curve,
-                name=html.escape(optimizer),
+                name=_escaped(optimizer),
                 legendgroup=str(index),
                 mode="lines+markers",
                 line=style | {"width": 2.5},
-                marker={"symbol": SYMBOLS[index % len(SYMBOLS)], "size": 6},
-                hovertemplate="epoch %{x}: %{y:.4g}<extra>" + html.escape(optimizer) + "</extra>",
+                marker={"symbol": _symbol(index), "size": 6},
+                hovertemplate="epoch %{x}: %{y:.4g}<extra>" + _escaped(optimizer) + "</extra>",
             )
     if everything:
-        inner = np.quantile(everything, [0.02, 0.85])  # what explodes must not hide the rest
+        inner = np.quantile(everything, [0.02, 0.85])  # nor what falls steeply
         figure.update_yaxes(range=_padded([*bests, *inner]))
     return figure
 
@@ -125,7 +131,7 @@ def sensitivity(study: Study) -> go.Figure:
     figure.update_yaxes(range=_padded([low, high]))
     for index, optimizer in enumerate(study.space.optimizers):
         points = [t for t in searched(study, optimizer, "learning_rate") if t.score is not None]
-        shown = {"legendgroup": str(index), "name": html.escape(optimizer)}
+        shown = {"legendgroup": str(index), "name": _escaped(optimizer)}
         x, y = _envelope(study, points)
         figure.add_scatter(
             x=x,
@@ -145,7 +151,7 @@ def sensitivity(study: Study) -> go.Figure:
             hovertemplate="%{text}<extra></extra>",
             marker={
                 "color": COLORS[index % len(COLORS)],
-                "symbol": [_symbol(index, t) for t in points],
+                "symbol": [_symbol(index) + "-open" * (t.status != OK) for t in points],
                 "size": 9,
                 "opacity": 0.85,
             },
@@ -288,7 +294,7 @@ def best_of(study: Study) -> go.Figure:
         )
         x = list(range(1, shown + 1))
         band = [(n, a, b) for n, a, b in zip(x, lucky, unlucky, strict=True) if None not in (a, b)]
-        group = {"legendgroup": str(index), "name": html.escape(optimizer)}
+        group = {"legendgroup": str(index), "name": _escaped(optimizer)}
         if band:
             n, top, bottom = (list(part) for part in zip(*band, strict=True))
             figure.add_scatter(
@@ -309,7 +315,7 @@ def best_of(study: Study) -> go.Figure:
             **group,
             mode="lines",
             line=_line(index) | {"width": 2.5},
-            hovertemplate="best of %{x}: %{y:.4g}<extra>" + html.escape(optimizer) + "</extra>",
+            hovertemplate="best of %{x}: %{y:.4g}<extra>" + _escaped(optimizer) + "</extra>",
         )
     figure.update_yaxes(range=_padded(_score_range(study)))
     return figure
@@ -343,10 +349,11 @@ def history(study: Study, clock: bool = False) -> go.Figure:
         figure.add_scatter(
             x=x,
             y=y,
-            name=html.escape(optimizer),
-            mode="lines",
+            name=_escaped(optimizer),
+            mode="lines+markers",
+            marker={"size": 4},
             line=_line(index) | {"shape": "hv"},
-            hovertemplate="%{x:.3g}: %{y:.4g}<extra>" + html.escape(optimizer) + "</extra>",
+            hovertemplate="%{x:.3g}: %{y:.4g}<extra>" + _escaped(optimizer) + "</extra>",
         )
     figure.update_yaxes(range=_padded(_score_range(study)))
     return figure
@@ -359,15 +366,17 @@ def has_clock(study: Study) -> bool:
 def importance(found: dict[str, dict[str, float]]) -> go.Figure:
     """How much of the score each hyperparameter explains, per optimizer."""
     names = list(dict.fromkeys(name for own in found.values() for name in own))
-    figure = _figure("share of the variance", "", height=110 + 40 * len(names))
+    labels = [textwrap.wrap(name.replace("_", " "), 20) for name in names]
+    height = 110 + sum(24 + 16 * len(label) for label in labels)
+    figure = _figure("share of variance", "", height=height)
     for index, (optimizer, own) in enumerate(found.items()):
         figure.add_bar(
             x=[own.get(name) for name in names],
-            y=[html.escape(name.replace("_", " ")) for name in names],
-            name=html.escape(optimizer),
+            y=["<br>".join(map(_escaped, label)) for label in labels],
+            name=_escaped(optimizer),
             orientation="h",
             marker={"color": COLORS[index % len(COLORS)]},
-            hovertemplate="%{x:.0%}<extra>" + html.escape(optimizer) + "</extra>",
+            hovertemplate="%{x:.0%}<extra>" + _escaped(optimizer) + "</extra>",
         )
     figure.update_xaxes(range=[0, 1], tickformat=".0%")
     figure.update_yaxes(title_text=None, autorange="reversed", type="category", showgrid=False)
@@ -414,7 +423,7 @@ def _label(study: Study, trial: TrialResult) -> str:
         for name, value in trial.short_hyperparameters.items()
     )
     title = f"{trial.optimizer}, trial {trial.number}"
-    return "<br>".join(html.escape(part) for part in (title, status, score, *values) if part)
+    return "<br>".join(_escaped(part) for part in (title, status, score, *values) if part)
 
 
 def _score(study: Study, cost: float) -> float | None:
@@ -442,9 +451,9 @@ def color_range(study: Study) -> tuple[float, float]:
     return tuple(sorted((statistics.median(scores), best)))
 
 
-def _symbol(index: int, trial: TrialResult) -> str:
-    symbol = SYMBOLS[index % len(SYMBOLS)]
-    return symbol if trial.status == OK else f"{symbol}-open"
+def _symbol(index: int) -> str:
+    """Another one, too, where the colors come round again."""
+    return SYMBOLS[(index + index // len(COLORS)) % len(SYMBOLS)]
 
 
 def _line(index: int) -> dict:
@@ -493,6 +502,6 @@ def _figure(x: str, y: str, height: int = 380, names: Sequence[str] = ()) -> go.
         hoverlabel={"font": {"family": "system-ui, sans-serif"}},
     )
     axis = {"gridcolor": GRID, "linecolor": GRID, "zeroline": False, "automargin": True}
-    figure.update_xaxes(title_text=html.escape(x.replace("_", " ")), **axis)
-    figure.update_yaxes(title_text=html.escape(y.replace("_", " ")), **axis)
+    figure.update_xaxes(title_text=_escaped(x.replace("_", " ")), **axis)
+    figure.update_yaxes(title_text=_escaped(y.replace("_", " ")), **axis)
     return figure

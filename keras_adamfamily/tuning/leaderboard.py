@@ -215,10 +215,15 @@ def _compared(a: LeaderboardRow, b: LeaderboardRow) -> Comparison:
 
 
 def unfinished(rows: Sequence[LeaderboardRow], runs: int) -> str | None:
-    """In plain words what is missing, if only a part of all `runs` on fresh seeds has been made."""
+    """In plain words what is missing, if not all `runs` on fresh seeds have been made."""
     rows = [row for row in rows if row.search_score is not None]
-    if not any(row.n for row in rows) or all(row.n >= runs for row in rows):
+    if all(row.n >= runs for row in rows):
         return None
+    if not any(row.n for row in rows):
+        return (
+            "Not finished, so no winner yet: nothing has been trained on fresh seeds. "
+            f"{rows[0].optimizer} has the best trial of the search so far."
+        )
     made = ", ".join(f"{row.optimizer} {row.n}" for row in rows)
     return f"Not finished, so no winner yet: of {runs} runs on fresh seeds there are {made}."
 

@@ -150,7 +150,7 @@ class Progress:
     def _line(self, text: str) -> None:
         """One line, whatever its length; `Text`, so that brackets in names are not markup."""
         self.written = time.monotonic()
-        self.console.print(Text(text), soft_wrap=True)
+        self.console.print(Text(" ".join(text.splitlines())), soft_wrap=True)
 
 
 def show_leaderboard(study: Study, console: Console) -> None:

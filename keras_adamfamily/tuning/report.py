@@ -457,9 +457,9 @@ def _finals(settings: Settings) -> str:
             "which were picked for being the best and therefore flatter."
         )
     return (
-        "The best configuration of each was then trained again on fresh seeds, the same ones for "
-        "every optimizer, so that the runs are compared in pairs. A configuration that was lost on "
-        "a fresh seed has no mean and cannot win."
+        "After the search the best configuration of each is trained again on fresh seeds, the same "
+        "ones for every optimizer, so that the runs are compared in pairs. A configuration that "
+        "was lost on a fresh seed has no mean and cannot win."
     )
 
 

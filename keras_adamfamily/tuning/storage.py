@@ -9,7 +9,6 @@ the system takes back when it dies, and then the next one takes over what it lef
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import json
 import os
@@ -54,6 +53,7 @@ class Storage:
     Raises:
         ValueError: If the URL is of another database, or the database cannot be opened or is not
             one of Optuna's, or an SQLite file is missing.
+        ConnectionError: If the database's server does not answer, or refuses.
         ModuleNotFoundError: If the database's driver is not installed.
     """
 
@@ -83,9 +83,15 @@ class Storage:
                 name="psycopg",
             ) from error
         except Exception as error:
+            reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            if file is None and isinstance(error, sqlalchemy.exc.OperationalError):
+                raise ConnectionError(
+                    f"`storage` {self.public_url!r} cannot be reached: {reason}. A password that "
+                    "is not in the URL is taken from PGPASSWORD or ~/.pgpass"
+                ) from error
             raise ValueError(
                 f"`storage` {self.public_url!r} cannot be opened as a database of "
-                f"Optuna's: {type(error).__name__}: {str(error).splitlines()[0]}"
+                f"Optuna's: {reason}"
             ) from error
         self._groups: dict[str, optuna.Study] = {}
 
@@ -113,15 +119,15 @@ class Storage:
     def group(self, name: str) -> optuna.Study:
         """The Optuna study of a group, made if there is none."""
         if name not in self._groups:
-            find = optuna.load_study
-            if not isinstance(self._locks, _NoLocks):
-                find = functools.partial(
-                    optuna.create_study, direction=self.direction, load_if_exists=True
-                )
+            place = {"study_name": f"{self.study_name}/{name}", "storage": self._optuna}
             with quiet():
-                self._groups[name] = find(
-                    study_name=f"{self.study_name}/{name}", storage=self._optuna
-                )
+                try:  # first to read it: more may not be allowed
+                    group = optuna.load_study(**place)
+                except KeyError:
+                    group = optuna.create_study(
+                        **place, direction=self.direction, load_if_exists=True
+                    )
+            self._groups[name] = group
         return self._groups[name]
 
     def trials(self, name: str) -> list[FrozenTrial]:
@@ -133,13 +139,16 @@ class Storage:
         trials = self.trials(name)
         return [json.loads(t.user_attrs[RESULT]) for t in trials if RESULT in t.user_attrs]
 
+    def settings(self) -> dict[str, Any] | None:
+        """The study's settings, if there is a study of this name."""
+        return self.group("").user_attrs.get("settings") if "" in self.names() else None
+
     def agree(self, settings: dict[str, Any]) -> dict[str, Any]:
         """Stores the study's settings where there are none yet; returns those that are there."""
         with self.lock():
-            root = self.group("")
-            if "settings" not in root.user_attrs:
-                root.set_user_attr("settings", settings)
-            return root.user_attrs["settings"]
+            if self.settings() is None:
+                self.replace(settings)
+            return self.settings()
 
     def replace(self, settings: dict[str, Any]) -> None:
         self.group("").set_user_attr("settings", settings)
@@ -270,19 +279,27 @@ def without_password(url: str | sqlalchemy.URL) -> str:
     return sqlalchemy.URL.create(url.drivername, *address, query).render_as_string()
 
 
+def _masked(url: Any) -> Any:
+    """What was given for a URL, without what may be a user and a password."""
+    if not isinstance(url, str):
+        return url
+    return re.sub(r"(?<=password=)[^&]*", "***", re.sub(r"(?<=:).*@", "//***@", url, flags=re.S))
+
+
 def _checked(url: str | sqlalchemy.URL) -> sqlalchemy.URL:
     try:
         parsed = sqlalchemy.make_url(url)
         backend = parsed.get_backend_name()
-    except (sqlalchemy.exc.ArgumentError, sqlalchemy.exc.NoSuchModuleError, TypeError) as error:
+    except (sqlalchemy.exc.ArgumentError, sqlalchemy.exc.NoSuchModuleError, TypeError, ValueError):
         raise ValueError(
-            "`storage` must be a URL such as 'sqlite:///study.db' or "
-            f"'postgresql://user@host/database'. Received: storage={url!r}"
-        ) from error
+            "`storage` must be a URL such as 'sqlite:///study.db' or 'postgresql://user@host/"
+            "database'; special characters of a password must be percent-encoded in it. "
+            f"Received: storage={_masked(url)!r}"
+        ) from None  # the cause may quote the password
     if backend not in ("sqlite", "postgresql") or not parsed.database:
         raise ValueError(
             "`storage` must be an SQLite file or a PostgreSQL database. "
-            f"Received: storage={parsed.render_as_string()!r}"
+            f"Received: storage={_masked(url)!r}"
         )
     if parsed.drivername == "postgresql":  # another driver by default before SQLAlchemy 2.1
         parsed = parsed.set(drivername="postgresql+psycopg")

@@ -10,6 +10,7 @@ A run that is killed loses at most the trials that it was training.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import importlib.metadata
@@ -79,6 +80,10 @@ class Settings:
     training: dict[str, Any]
 
 
+#: Settings that change when a study goes on with more trials.
+GROWING = "trials_per_optimizer", "block", "startup_trials"
+
+
 class Study:
     """The results of a search, read from its folder.
 
@@ -95,7 +100,8 @@ class Study:
 
     Raises:
         ValueError: If the folder does not hold a study, or one that cannot be read: it is damaged,
-            of another version, or its database is missing.
+            of another version, or its database is missing or another one.
+        ConnectionError: If the server of its database does not answer.
 
     Example:
 
@@ -127,7 +133,32 @@ class Study:
         # The environments are known once the database is there.
         is_new = not self.environments
         self.storage = Storage(url, self.name, self.settings.direction, is_new)
-        self.refresh()
+        try:
+            self._check_storage()
+            self.refresh()
+        except BaseException:
+            self.storage.close()
+            raise
+
+    def _check_storage(self) -> None:
+        """Raises `ValueError` if the database is not the one that the folder's study is in."""
+        agreed = self.storage.settings()
+        where = f"`storage` {self.storage.public_url!r}"
+        if agreed is None:
+            if self.environments:
+                raise ValueError(
+                    f"{where} does not hold the trials of the study in {str(self.directory)!r}: it "
+                    f"has no study named {self.name!r}. Put the database back, or search in a new "
+                    "folder"
+                )
+            return
+        own = dataclasses.asdict(self.settings)
+        if change := _change(agreed, own, [name for name in own if name not in GROWING]):
+            raise ValueError(
+                f"{where} holds another study named {self.name!r}, as the folder "
+                f"{str(self.directory)!r} is: {change}. Choose a folder of another name, or put "
+                "the study's own database back"
+            )
 
     def refresh(self) -> None:
         """Reads the trials again: another process may have added some."""
@@ -163,23 +194,23 @@ class Study:
             OSError: If the folder cannot be written.
         """
         folder = Path(directory)
-        # Looked at first: another process may begin the same study at this moment.
-        foreign = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-        if not (folder / "study.json").exists():
-            if any(not name.startswith("study.json.new") for name in foreign):
-                raise ValueError(
-                    "`directory` holds files that are not a study of keras_adamfamily. Choose a "
-                    f"new or an empty folder. Received: directory={str(directory)!r}"
-                )
-            folder.mkdir(parents=True, exist_ok=True)
-            url = storage and without_password(storage)
-            _write_study(folder, settings, [], folder.resolve().name, url)
-        study = cls(folder, storage)
-        try:
+        with contextlib.ExitStack() as undo:
+            # Looked at first: another process may begin the same study at this moment.
+            foreign = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+            if not (folder / "study.json").exists():
+                if any(not name.startswith("study.json.new") for name in foreign):
+                    raise ValueError(
+                        "`directory` holds files that are not a study of keras_adamfamily. Choose "
+                        f"a new or an empty folder. Received: directory={str(directory)!r}"
+                    )
+                folder.mkdir(parents=True, exist_ok=True)
+                url = storage and without_password(storage)
+                _write_study(folder, settings, [], folder.resolve().name, url)
+                undo.callback(_withdraw, folder)
+            study = cls(folder, storage)
+            undo.callback(study.close)
             study._continue_with(settings)
-        except BaseException:
-            study.close()
-            raise
+            undo.pop_all()
         return study
 
     def _continue_with(self, settings: Settings) -> None:
@@ -190,15 +221,11 @@ class Study:
             old = dict(agreed)
             if new["trials_per_optimizer"] > old["trials_per_optimizer"]:
                 old["trials_per_optimizer"] = new["trials_per_optimizer"]
-                new |= {name: old.get(name) for name in ("block", "startup_trials")}
-            changed = [name for name in new if old.get(name) != new[name]]
-            if changed:
-                name = changed[0]
-                was, now = _differing(old.get(name), new[name])
+                new |= {name: old.get(name) for name in GROWING[1:]}
+            if change := _change(old, new, new):
                 raise ValueError(
-                    f"`directory` {str(self.directory)!r} holds a study with other settings: its "
-                    f"{name} is {_brief(was)}, now it is {_brief(now)}. Choose another folder, or "
-                    "go on with the same settings"
+                    f"`directory` {str(self.directory)!r} holds a study with other settings: "
+                    f"{change}. Choose another folder, or go on with the same settings"
                 )
             if new != agreed:
                 self.storage.replace(new)
@@ -227,12 +254,11 @@ class Study:
         """Makes the folder of a file that something of the study is to be written to.
 
         Raises:
-            ValueError: If the study itself lies there.
+            ValueError: If the study itself lies there, or another one.
         """
-        if self._lies_at(path):
+        if self._lies_at(path) or _is_of_a_study(path):
             raise ValueError(
-                f"{str(path)!r} cannot be written: the study itself lies there. Choose another "
-                "place"
+                f"{str(path)!r} cannot be written: a study itself lies there. Choose another place"
             )
         path.parent.mkdir(parents=True, exist_ok=True)
 
@@ -479,6 +505,19 @@ def _unreadable(stored: Any) -> str:
     return f"{reason}: by keras_adamfamily {version}, this is {_version.__version__}"
 
 
+def _withdraw(folder: Path) -> None:
+    """Leaves a folder empty that a study was to begin in, unless one has: then it goes on."""
+    file = folder / "study.json"
+    if [*folder.iterdir()] == [file] and not json.loads(file.read_text("utf-8"))["environments"]:
+        file.unlink()
+
+
+def _is_of_a_study(path: Path) -> bool:
+    """Whether some study is read from a file, there or not."""
+    is_named_so = path.name.startswith(("study.json", "study.db"))
+    return is_named_so and (path.parent / "study.json").exists()
+
+
 def _database(folder: Path) -> str:
     return sqlite_url(folder / "study.db")
 
@@ -523,12 +562,25 @@ def _write(path: Path, text: str) -> None:
         new.unlink(missing_ok=True)
 
 
+def _change(old: dict[str, Any], new: dict[str, Any], names: Iterable[str]) -> str | None:
+    """In words the first of these settings that has changed."""
+    for name in names:
+        if old.get(name) != new[name]:
+            was, now = _differing(old.get(name), new[name])
+            return f"its {name} is {_brief(was)}, now it is {_brief(now)}"
+    return None
+
+
 def _differing(old: Any, new: Any) -> tuple[Any, Any]:
-    """Of two dictionaries what is not the same in both; else what is given."""
+    """Of two dictionaries what is not the same in both, however deep; else what is given."""
     if not (isinstance(old, dict) and isinstance(new, dict)):
         return old, new
-    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
-    return tuple({name: one.get(name) for name in names} for one in (old, new))
+    pairs = {
+        name: _differing(old.get(name), new.get(name))
+        for name in {**old, **new}
+        if old.get(name) != new.get(name)
+    }
+    return tuple({name: pair[side] for name, pair in pairs.items()} for side in (0, 1))
 
 
 def _brief(value: Any, limit: int = 60) -> str:

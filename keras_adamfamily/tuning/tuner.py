@@ -239,7 +239,7 @@ class OptimizerTuner(keras_tuner.Tuner):
         Args:
             training: The data and the settings.
             asked: What to train.
-            hopeless: For each trial `is_hopeless` of `Training.run`, if they are trained by `fit`.
+            hopeless: For each trial `is_hopeless` of `Training.run`, for those trained by `fit`.
             hps: Likewise `hp`.
             **halving: `rungs` and `survivors` of `Together.train`.
         """
@@ -257,20 +257,18 @@ class OptimizerTuner(keras_tuner.Tuner):
             yield training.run(self.hypermodel, trial, is_hopeless, hp)
 
     def _run(self, trials: list[Trial], asked: list[Asked], training: Training):
-        options: dict[str, Any] = {}
-        if self._is_fit:
-            options = {
-                "hopeless": [self._is_hopeless(t, training.epochs) for t in trials],
-                "hps": [trial.hyperparameters for trial in trials],
-            }
-        elif self._remembers:
+        options: dict[str, Any] = {
+            "hopeless": [self._is_hopeless(t, training.epochs) for t in trials],
+            "hps": [trial.hyperparameters for trial in trials],
+        }
+        if self._remembers and not self._is_fit:
             ids = [trial.trial_id for trial in trials]
 
             def survivors(curves: Mapping[int, Sequence[float]]) -> list[int]:
                 kept = self.oracle.survivors({ids[i]: curve for i, curve in curves.items()})
                 return [ids.index(trial_id) for trial_id in kept]
 
-            options = {"rungs": self.oracle.rungs(training.epochs), "survivors": survivors}
+            options |= {"rungs": self.oracle.rungs(training.epochs), "survivors": survivors}
         results = self.train(training, asked, **options)
         for trial, result in zip(trials, results, strict=True):
             self._tell(trial, result)
