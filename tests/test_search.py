@@ -15,6 +15,7 @@ import optuna
 
 import keras_adamfamily as kaf
 from keras_adamfamily import tuning
+from keras_adamfamily.tuning import population
 from keras_adamfamily.tuning import trial as trial_module
 from keras_adamfamily.tuning.data import Data
 from tests import test_tuning
@@ -74,6 +75,35 @@ def test_halving_that_was_killed_gives_up_the_same(tmp_path):
     copy_of(whole, tmp_path / "killed")
     forget(tmp_path / "killed", "AdamW", [3, 4, 8])
     assert what_matters(tune(tmp_path / "killed", **settings)) == what_matters(whole)
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="lanes need JAX")
+def test_what_cannot_be_built_does_not_keep_the_others_apart(tmp_path):
+    """Nor does it cost them what halving saves."""
+
+    def build(hp):
+        model = build_model()
+        if hp.Choice("layer", ["good", "bad"]) == "bad":
+            raise ValueError("no such layer")
+        return model
+
+    settings = {"max_trials": 12, "epochs": 6, "strategy": "map", "sampler": "random"}
+    study = tune(tmp_path, build, optimizers=["AdamW"], pruner="halving", **settings)
+    found = collections.Counter((trial.status, trial.strategy) for trial in study.trials)
+    assert found.keys() == {("failed", "fit"), ("pruned", "map"), ("ok", "map")}
+    assert all("no such layer" in t.cause for t in study.trials if t.status == "failed")
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="lanes need JAX")
+def test_halving_stays_where_trials_that_fail_together_go_one_by_one(tmp_path, monkeypatch):
+    def fail(*_):
+        raise MemoryError("too many lanes")
+
+    monkeypatch.setattr(population.Population, "train", fail)
+    settings = {"max_trials": 9, "epochs": 6, "strategy": "map", "sampler": "random"}
+    study = tune(tmp_path, optimizers=["AdamW"], pruner="halving", **settings)
+    found = collections.Counter((trial.status, trial.strategy) for trial in study.trials)
+    assert found.keys() == {("pruned", "fit"), ("ok", "fit")} and found["pruned", "fit"] >= 2
 
 
 def test_pruner_of_optunas(tmp_path):

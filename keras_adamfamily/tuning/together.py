@@ -61,7 +61,7 @@ class Together:
         asked: Sequence[Asked],
         rungs: Sequence[int] = (),
         survivors: Callable[[dict[int, list[float]]], Iterable[int]] | None = None,
-    ) -> list[TrialResult]:
+    ) -> list[TrialResult | Exception]:
         """Trains trials to their end.
 
         Args:
@@ -71,15 +71,17 @@ class Together:
                 go on after a rung.
 
         Returns:
-            The results, in the order of `asked`.
+            The results, in the order of `asked`; for trials of which no program can be made, why.
         """
-        groups = [
-            self._group(kind, dict(members))
-            for kind, members in itertools.groupby(
-                sorted(enumerate(asked), key=lambda pair: (self._kind(pair[1]), pair[0])),
-                key=lambda pair: self._kind(pair[1]),
-            )
-        ]
+        kinds: dict[str, dict[int, Asked]] = {}
+        for index, trial in enumerate(asked):
+            kinds.setdefault(self._kind(trial), {})[index] = trial
+        groups, results = [], {}
+        for kind in sorted(kinds):
+            try:
+                groups.append(self._group(kind, kinds[kind]))
+            except Exception as error:
+                results |= dict.fromkeys(kinds[kind], error)
         epochs = [trial.epochs(self.training.epochs) for trial in asked]
         for begin, end in itertools.pairwise([0, *sorted({*rungs, *epochs})]):
             curves: dict[int, list[float]] = {}
@@ -94,7 +96,8 @@ class Together:
                 kept &= set(survivors(curves))
             for group in groups:
                 group.keep(kept, at_end)
-        results = {index: result for group in groups for index, result in group.results()}
+        for group in groups:
+            results |= group.results()
         return [results[index] for index in range(len(asked))]
 
     def check(self) -> None:

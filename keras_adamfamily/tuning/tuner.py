@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import itertools
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -246,15 +247,25 @@ class OptimizerTuner(keras_tuner.Tuner):
         if not asked:
             return
         self._choose(training, asked)
-        if self._together is not None:
-            try:
-                yield from self._together.train(asked, **halving)
-                return
-            except Exception as error:
-                self.note(f"One by one, because together they failed: {one_line(error)}")
-        for trial, is_hopeless, hp in zip(asked, hopeless, hps, strict=False):
-            self.say(f"{trial.optimizer}, one trial")
-            yield training.run(self.hypermodel, trial, is_hopeless, hp)
+        found = self._train_together(asked, **halving)
+        for trial, result, is_hopeless, hp in zip(asked, found, hopeless, hps, strict=False):
+            if result is None:
+                self.say(f"{trial.optimizer}, one trial")
+                result = training.run(self.hypermodel, trial, is_hopeless, hp)
+            yield result
+
+    def _train_together(self, asked: Sequence[Asked], **halving) -> list[TrialResult | None]:
+        """The results; `None` for those that have to be trained one by one."""
+        if self._together is None:
+            return [None] * len(asked)
+        try:
+            found = self._together.train(asked, **halving)
+        except Exception as error:
+            found = [error] * len(asked)
+        causes = Counter(one_line(error) for error in found if isinstance(error, Exception))
+        for cause, count in causes.items():
+            self.note(f"{count} trials one by one, because together they failed: {cause}")
+        return [None if isinstance(result, Exception) else result for result in found]
 
     def _run(self, trials: list[Trial], asked: list[Asked], training: Training):
         options: dict[str, Any] = {
