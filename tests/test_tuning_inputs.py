@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 
 import keras
@@ -767,6 +768,101 @@ def test_a_tuner_evaluates_in_batches_of_the_size_that_it_trains_in(tmp_path):
 def test_a_hypermodel_is_told_numbers(changes, message):
     with pytest.raises(ValueError, match=message):
         tuning.OptimizerHyperModel(build_model, **{**LENGTH, **changes})
+
+
+@pytest.mark.parametrize("seed", [keras.utils.set_random_seed, np.random.seed, random.seed])
+def test_a_model_that_sets_the_seed_is_refused(seed, tmp_path):
+    """All runs on fresh seeds would be one, and seem to tell a winner."""
+
+    def build():
+        seed(42)
+        return build_model()
+
+    with pytest.raises(RuntimeError, match="sets the random seed itself"):
+        tune(tmp_path, build)
+
+
+@pytest.mark.once("torch", "jax", "tensorflow")
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_layers_made_outside_begin_each_trial_as_they_were(strategy, tmp_path):
+    """A pretrained base and an augmentation, as in Keras's guides; a frozen one too."""
+    keras.utils.set_random_seed(0)
+    noise = keras.Sequential([keras.Input((3,)), keras.layers.GaussianNoise(0.5)])
+    base = keras.Sequential([keras.Input((3,)), keras.layers.Dense(8, "relu")])
+    frozen = keras.layers.Dense(8, trainable=False, name="frozen")
+
+    def build():
+        inputs = keras.Input((3,))
+        model = keras.Model(inputs, keras.layers.Dense(3)(frozen(base(noise(inputs)))))
+        model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        return model
+
+    build()  # the layers have their weights
+    before = [np.array(w) for w in base.get_weights() + frozen.get_weights()]
+    seeds = [int(np.asarray(keras.ops.convert_to_numpy(v)).sum()) for v in noise.variables]
+    fixed = tuning.SearchSpace(["SGDW"], fix={"learning_rate": 0.1, "weight_decay": 0.0})
+    study = tune(tmp_path, build, optimizers=fixed, strategy=strategy, epochs=2)
+    search = [t.curves["loss"] for t in study.trials if t.role == "search"]
+    assert len(search) == 4 and all(curve == search[0] for curve in search)
+    finals = [t.curves["loss"] for t in study.trials if t.role == "final"]
+    assert finals[0] != finals[1]
+    after = base.get_weights() + frozen.get_weights()
+    assert all(map(np.array_equal, before, after))
+    assert seeds == [int(np.asarray(keras.ops.convert_to_numpy(v)).sum()) for v in noise.variables]
+    best = study.best_model(build)
+    assert not np.array_equal(best.layers[2].get_weights()[0], before[0])
+
+
+def test_a_layer_made_outside_that_is_met_late_is_refused():
+    """Its first weights are not known any more."""
+    bases = {units: keras.layers.Dense(units) for units in (2, 4)}
+
+    def build(hp):
+        model = keras.Sequential([keras.Input((3,)), bases[hp.Choice("units", [2, 4])]])
+        model.add(keras.layers.Dense(3))
+        model.compile(loss="mse")
+        return model
+
+    hypermodel = tuning.OptimizerHyperModel(build, **LENGTH)
+    hp = keras_tuner.HyperParameters()
+    for _ in range(3):
+        hypermodel.build(hp)
+    hp.values["units"] = 4
+    hypermodel.build(hp)
+    with pytest.raises(ValueError, match="layer that it has not made, with the weight .*kernel"):
+        hypermodel.build(hp)
+
+
+@pytest.mark.once("torch", "jax")
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_stock_oracle_may_have_several_objectives(strategy, tmp_path):
+    both = ["val_loss", keras_tuner.Objective("val_accuracy", "max")]
+    oracle = keras_tuner.oracles.RandomSearchOracle(both, max_trials=3, seed=0)
+    tuner = tuning.OptimizerTuner(
+        oracle,
+        tuning.OptimizerHyperModel(build_model, **LENGTH),
+        strategy=strategy,
+        directory=tmp_path,
+        note=lambda text: None,
+    )
+    tuner.search(*blobs(0), validation_data=blobs(1), epochs=2, batch_size=16, verbose=0)
+    trials = oracle.get_best_trials(3)
+    assert [trial.status for trial in trials] == ["COMPLETED"] * 3
+    for trial in trials:
+        one, other = (trial.metrics.get_last_value(n) for n in ("val_loss", "val_accuracy"))
+        assert trial.score == pytest.approx(one - other, abs=1e-6)
+    assert sorted(t.score for t in trials) == [t.score for t in trials]
+
+
+def test_an_objective_of_several_numbers_is_told(tmp_path):
+    def build():
+        model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(3, "softmax")])
+        model.compile(loss="categorical_crossentropy", metrics=[keras.metrics.F1Score(name="f1")])
+        return model
+
+    data = [(x, keras.utils.to_categorical(y, 3)) for x, y in (blobs(0), blobs(1))]
+    with pytest.raises(ValueError, match="'val_f1' must be a number .*`average='macro'"):
+        tune(tmp_path, build, data, objective="val_f1:max")
 
 
 def test_one_batch_size_needs_no_list():

@@ -14,6 +14,7 @@ from typing import Any
 
 import keras
 import keras_tuner
+import numpy as np
 
 from keras_adamfamily.tuning.space import SearchSpace
 from keras_adamfamily.validation import check_integer
@@ -29,8 +30,9 @@ class OptimizerHyperModel(keras_tuner.HyperModel):
             space's, such as `learning_rate`: they keep their defaults, since they are of the
             optimizer that is replaced. Or a compiled Sequential or Functional model, of which each
             trial gets a copy with new initial weights, but for frozen and quantized ones and what
-            `adapt` has found. If the model is compiled, its loss, metrics and other settings stay
-            and only its optimizer is replaced.
+            `adapt` has found. Layers that a function uses and has not made, such as a pretrained
+            base, begin each trial with the weights that they had at first. If the model is
+            compiled, its loss, metrics and other settings stay and only its optimizer is replaced.
         space: The `SearchSpace`; by default the registry's ranges for AdamW, NAdamW and SGDW.
         dataset_size: Number of training examples.
         epochs: Number of epochs of a full training. With `batch_size` and `dataset_size` it turns
@@ -95,6 +97,7 @@ class OptimizerHyperModel(keras_tuner.HyperModel):
             name: value for name, value in (("loss", loss), ("metrics", metrics)) if value
         }
         self._previous = lambda: None
+        self._outside = _Outside()
         self._not_searched: set[str] = set()
 
     def build(self, hp) -> keras.Model:
@@ -112,9 +115,14 @@ class OptimizerHyperModel(keras_tuner.HyperModel):
                 "from scratch. It returned the same model twice"
             )
         self._previous = weakref.ref(model)
+        self._outside.begin_anew(model)
         with _scope_of(model):
             self._compile(model, self.space.optimizer(name, values, **self.length))
         return model
+
+    def restore(self) -> None:
+        """Gives layers that `build_model` has not made the weights that they had at first."""
+        self._outside.restore()
 
     def _model_of(self, hp) -> keras.Model:
         """The user's model, whose function sees its defaults for what the space has names for."""
@@ -158,6 +166,47 @@ class OptimizerHyperModel(keras_tuner.HyperModel):
         compile_model(**{**arguments, "optimizer": optimizer})
         if model.built:  # so that Hyperband's promoted trials get their optimizer state back
             model.optimizer.build(model.trainable_variables)
+
+
+class _Outside:
+    """The variables that `build_model` uses and has not made: models after one another share them.
+
+    Each trial is to begin with what they held before any training, and not with what the trial
+    before it has left in them.
+    """
+
+    def __init__(self):
+        self._first: dict[int, tuple[keras.Variable, np.ndarray]] | None = None
+        self._shared: dict[int, tuple[keras.Variable, np.ndarray]] | None = None
+        self._known: dict[int, weakref.ref] = {}
+
+    def begin_anew(self, model: keras.Model) -> None:
+        """Takes note of a model that was built, and restores what it shares with those before."""
+        variables = {id(variable): variable for variable in model.variables}
+        if self._first is None:
+            self._first = {
+                key: (variable, keras.ops.convert_to_numpy(variable))
+                for key, variable in variables.items()
+            }
+        elif self._shared is None:
+            self._shared = {key: self._first[key] for key in variables if key in self._first}
+            self._first = {}
+        self.restore()
+        self._known = {key: known for key, known in self._known.items() if known() is not None}
+        for key, variable in variables.items():
+            known = self._known.get(key)
+            if known and known() is variable and variable.trainable and key not in self._shared:
+                raise ValueError(
+                    f"`build_model` uses a layer that it has not made, with the weight "
+                    f"{variable.path!r}, for some hyperparameters only, or has not built it before "
+                    "it was used: what one trial has trained would be where the next one begins. "
+                    "Make the layer in `build_model`, or freeze it"
+                )
+            self._known[key] = weakref.ref(variable)
+
+    def restore(self) -> None:
+        for variable, value in (self._shared or {}).values():
+            variable.assign(value)
 
 
 def _scope_of(model: keras.Model) -> contextlib.AbstractContextManager:

@@ -7,6 +7,7 @@ import dataclasses
 import itertools
 import math
 import os
+import random
 import re
 import tempfile
 import time
@@ -429,13 +430,16 @@ class _Search:
         self.tuner.note, self.tuner.say = progress.note, progress.say
         for result in self.study.trials:
             progress.advance(result, is_new=False)
-        for result in self._trials(max_minutes):
-            self.study.trials.append(result)
-            progress.advance(result, is_new=True)
-        self.study.refresh()
-        for result in self._finals():
-            self.study.trials.append(result)
-            progress.advance(result, is_new=True)
+        try:
+            for result in self._trials(max_minutes):
+                self.study.trials.append(result)
+                progress.advance(result, is_new=True)
+            self.study.refresh()
+            for result in self._finals():
+                self.study.trials.append(result)
+                progress.advance(result, is_new=True)
+        finally:
+            self.tuner.hypermodel.restore()
         self.study.refresh()
 
     def _trials(self, max_minutes: float | None) -> Iterator[TrialResult]:
@@ -539,17 +543,29 @@ def _rehearse(hypermodel: OptimizerHyperModel, training: Training) -> int:
     )
     if keras.config.backend() == "jax":
         xla.use_compilation_cache()
+    hp, draws = keras_tuner.HyperParameters(), []
     try:
-        hp = keras_tuner.HyperParameters()
-        for _ in range(2):  # it must be a new one
+        for seed in (1, 2):  # it must be a new one, and another one
             clear_session()
+            keras.utils.set_random_seed(seed)
             model = hypermodel.build(hp)
+            draws.append((random.random(), np.random.random()))
         batch.fit(hypermodel, hp, model)
     except Exception as error:
         raise RuntimeError(f"`build_model` gave no model that trains: {one_line(error)}") from error
+    if any(one == other for one, other in zip(*draws, strict=True)):
+        raise RuntimeError(
+            "`build_model` sets the random seed itself, so that all trials, and all runs on fresh "
+            "seeds, would draw the same. Leave it out: the search sets it before each trial"
+        )
     _check_trained_by(model.optimizer)
-    logs = model.history.history.items()
-    check_objective(training.objective.name, [name for name, x in logs if not np.ndim(x[-1])])
+    logs = {name: values[-1] for name, values in model.history.history.items()}
+    if np.ndim(logs.get(training.objective.name, 0.0)):
+        raise ValueError(
+            f"`objective` {training.objective.name!r} must be a number and is several, one for "
+            "each class: give its metric an average, such as `average='macro'`"
+        )
+    check_objective(training.objective.name, [name for name, x in logs.items() if not np.ndim(x)])
     return model.count_params()
 
 

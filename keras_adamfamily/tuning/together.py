@@ -26,6 +26,7 @@ from keras_adamfamily.tuning.trial import (
     TrialResult,
     facts_of,
     short,
+    with_sum,
 )
 
 MOST_PROGRAMS = 16
@@ -200,7 +201,8 @@ class _Group:
         self, asked: dict[int, Asked], population: Population, training: Training, strategy
     ):
         self.asked, self.population, self.weights = asked, population, training.weights
-        self.objective, self.strategy = training.objective.name, strategy
+        self.training, self.strategy = training, strategy
+        self.objective = training.objective.name
         self.optimizer = next(iter(asked.values())).optimizer
         self.finds = registry.find(self.optimizer).cls.facts is not FamilyOptimizer.facts
         self.alive = list(asked)  # in the order of the lanes
@@ -219,7 +221,7 @@ class _Group:
         if not self.alive:
             return {}
         start = time.perf_counter()
-        curves = self.population.train(epochs)
+        curves = with_sum(self.training.objective, self.population.train(epochs))
         self.count(time.perf_counter() - start)
         for lane, index in enumerate(self.alive):
             self._take(

@@ -20,6 +20,7 @@ import keras_tuner
 import numpy as np
 from keras.src.backend.common import global_state
 from keras_tuner.src.engine import tuner_utils
+from keras_tuner.src.engine.objective import MultiObjective
 
 from keras_adamfamily.base import FamilyOptimizer, without_loss_scaling
 from keras_adamfamily.callbacks import EvaluateEMAWeights
@@ -43,6 +44,7 @@ OF_THE_USER = (
     "interactive_logging",
     "traceback_filtering",
     "flash_attention",
+    "safe_mode_saving",
 )
 #: How lines of TensorFlow's errors begin that tell a place.
 PLACES = ("Detected at node", 'File "', "<stack traces", "[[{{")
@@ -357,6 +359,13 @@ class _Stopwatch(keras.callbacks.Callback):
             self.begun = now
 
 
+def with_sum(objective: keras_tuner.Objective, logs: dict[str, Any]) -> dict[str, Any]:
+    """The logs, and of several objectives the sum that KerasTuner makes of them."""
+    if isinstance(objective, MultiObjective) and objective.has_value(logs):
+        return {**logs, objective.name: objective.get_value(logs)}
+    return logs
+
+
 def check_objective(name: str, logs: Iterable[str]) -> None:
     """Raises a `ValueError`, of the kind that KerasTuner too lets out of a search."""
     if name not in logs:
@@ -447,7 +456,8 @@ class _Recorder(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self.epoch, self.weights = epoch + 1, None
-        scalars = {name: x for name, x in (logs or {}).items() if not np.ndim(x)}  # F1Score's none
+        logs = with_sum(self.training.objective, logs or {})
+        scalars = {name: x for name, x in logs.items() if not np.ndim(x)}  # F1Score's are none
         logs = {name: short(value) for name, value in scalars.items()}
         objective = self.training.objective.name
         for name, value in logs.items():
@@ -476,7 +486,7 @@ class _Recorder(keras.callbacks.Callback):
             self.curves = {name: [value] for name, value in told.items()} | self.curves
             self.epoch = self.epoch or 1
             return told
-        self.curves = {name: [*map(short, returned.history[name])] for name in told}
+        self.curves = {k: [*map(short, x)] for k, x in returned.history.items() if k in told}
         self.epoch = len(returned.epoch)
         score = told.get(self.training.objective.name)
         if score is not None:
@@ -523,6 +533,7 @@ def _results(returned: Any, objective: keras_tuner.Objective) -> dict[str, float
     else:
         tuner_utils.validate_trial_results(returned, objective, "`fit` of the hypermodel")
         results = tuner_utils.convert_to_metrics_dict(returned, objective)
+    results = with_sum(objective, results)
     return {k: x for k, x in results.items() if not np.ndim(x) and not isinstance(x, str)}
 
 
