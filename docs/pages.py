@@ -444,7 +444,7 @@ def gallery() -> str:
     """The page of the examples: what each claims, its picture, and how to run it."""
     parts = [
         "# Gallery\n",
-        "Each picture is drawn by a short program in `examples/`, and each claim is a test in "
+        "Each picture is drawn by a short program in `examples/`, and what it claims is tested in "
         "`tests/examples/`. The programs need the extra `tuning`, no network and at most three "
         "minutes on two cores unless they say otherwise.",
     ]

@@ -8,7 +8,7 @@ Source:   Keskar and Socher (2017), arXiv:1712.07628: algorithm 1, and the switc
 Expected: SGD rates of 0.003 to 0.008 against the tuned 0.0047. Error in %, mean of 8 seeds +- its
           standard error: Adam 7.5 +- 0.1, SGD 7.8 +- 0.2, switch at 5 and 20 % of training
           7.8 +- 0.1, at 70 % 7.5 +- 0.1. By its criterion, at a tolerance of 1e-4, it switches for
-          6 of 8 seeds, at steps 7 to 163 of 760; at the default 1e-5 for none.
+          6 of 8 seeds, at steps 7 to 173 of 760; at the default 1e-5 for none.
 Run time: 40 seconds, JAX only.
 
     KERAS_BACKEND=jax python examples/swats_switch.py

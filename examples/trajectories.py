@@ -1,7 +1,7 @@
 """Where optimizers go on four surfaces, each at its own best learning rate.
 
-Claim:    Each surface asks for something else, and no rule is the best on all. Valleys and ravines
-          want momentum; a flat saddle wants momentum, or steps that the gradient does not shrink.
+Claim:    No rule is the best on all surfaces. Momentum helps in valleys and ravines, though not in
+          every rule; a flat saddle wants it, or steps that the gradient does not shrink.
 Source:   Functions of Rosenbrock (1960) and Rastrigin (1974); a saddle; a ravine across the axes. A
           rate is the best of 169, by the mean logarithm of the worst value in the last 30 of 300
           steps, over 16 starts, of which one is drawn; a path that leaves the picture is out.

@@ -83,7 +83,8 @@ def test_list_names_every_algorithm(monkeypatch, capsys):
     assert [record["name"] for record in described] == kaf.names()
     adam = next(record for record in described if record["name"] == "Adam")
     assert (adam["state_per_parameter"], adam["state_per_vector"]) == (2, 0)
-    assert (described[-1]["state_per_parameter"], described[-1]["state_per_vector"]) == (1, 1)
+    nd_adam = next(record for record in described if record["name"] == "NDAdam")
+    assert (nd_adam["state_per_parameter"], nd_adam["state_per_vector"]) == (1, 1)
     assert "1412.6980" in adam["paper"]
 
 

@@ -4,18 +4,18 @@ Shows:    layers that keep a state; and successive halving: of nine trials three
           third epoch, so that nine take 45 epochs, not 81. `strategy="auto"`, the default, measures
           whether many trials in one program or `fit` is faster; for convolutions it depends.
 Run time: about one minute on two cores with JAX.
-Expected: with other digits on other backends, machines and versions, it ends with
+Expected: with other digits on other backends, machines and versions, this ends with
 
     python tuning/digits_cnn.py
 
                                             learning  weight
     optimizer  fresh seeds      n  search   rate      decay     trials         s/trial
  ─────────────────────────────────────────────────────────────────────────────────────
- 1  SGDW       0.0515 ± 0.0124  8  0.03125  0.06214   0.007867  16, 10 pruned  0.7
- 2  AdamW      0.0569 ± 0.0173  8  0.03767  0.01637   0.003021  16, 10 pruned  0.1
- 3  NAdamW     0.0590 ± 0.0142  8  0.06429  0.0207    0.012     16, 10 pruned  0.9
+ 1  AdamW      0.0508 ± 0.0233  8  0.04082  0.01637   0.003021  16, 10 pruned  0.1
+ 2  SGDW       0.0554 ± 0.0137  8  0.03125  0.06214   0.007867  16, 10 pruned  0.8
+ 3  NAdamW     0.0609 ± 0.0256  8  0.03699  0.01637   0.003021  16, 10 pruned  1.2
 
-No clear winner: SGDW, AdamW and NAdamW cannot be told apart: there is no significant difference ...
+No clear winner: AdamW, SGDW and NAdamW cannot be told apart: there is no significant difference ...
 """
 
 import keras

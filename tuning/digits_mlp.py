@@ -3,21 +3,21 @@
 Shows:    a plain search: a model, data, names of optimizers; all trials of an optimizer in one
           program on JAX, one after the other by `fit` on TensorFlow and PyTorch.
 Run time: half a minute on two cores with JAX, several minutes with TensorFlow or PyTorch.
-Expected: with other digits on other backends, machines and versions, it ends with
+Expected: with other digits on other backends, machines and versions, this ends with
 
     python tuning/digits_mlp.py
 
                                            learning  weight
-    optimizer  fresh seeds      n  search  rate      decay     trials  s/trial
- ─────────────────────────────────────────────────────────────────────────────
- 1  AdamW      0.9722 ± 0.0045  8  0.9806  0.003698  0.006098  16      0.1
- 2  NAdamW     0.9705 ± 0.0039  8  0.9806  0.001887  0.001007  16      0.1
- 3  SGDW       0.9670 ± 0.0098  8  0.9833  0.08772   0.01737   16      0.1
+    optimizer  fresh seeds      n  search  rate      decay    trials  s/trial
+ ────────────────────────────────────────────────────────────────────────────
+ 1  NAdamW     0.9726 ± 0.0038  8  0.9806  0.001879  0.01324  16      0.1
+ 2  AdamW      0.9705 ± 0.0042  8  0.9806  0.003305  0.0208   16      0.1
+ 3  SGDW       0.9670 ± 0.0083  8  0.9833  0.08772   0.01737  16      0.1
 
-No clear winner: AdamW, NAdamW and SGDW cannot be told apart: there is no significant difference ...
-kaf.AdamW(
-    learning_rate=0.0036978325956235738,
-    weight_decay=kaf.Normalized(rate=0.006098395997056884, batch_size=32, ...
+No clear winner: NAdamW, AdamW and SGDW cannot be told apart: there is no significant difference ...
+kaf.NAdamW(
+    learning_rate=0.001878551376940583,
+    weight_decay=kaf.Normalized(rate=0.013235521684294607, batch_size=32, ...
 """
 
 import keras

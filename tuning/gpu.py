@@ -5,9 +5,9 @@ Shows:    what fills a GPU that one small model leaves idle: `strategy="vmap"`, 
           proposes a part at a time, to learn from it); halving, which then has many to choose from.
 Run time: On a GPU unknown: none was at hand where this was written. On two cores one to two minutes
           with --trials 27, for a trial run; "vmap" gains nothing there.
-Expected: on two cores with --trials 27 it ends with
+Expected: on two cores with --trials 27 this ends with
 
-    pip install 'keras-adamfamily[tuning]' 'jax[cuda12]'
+    pip install '.[tuning]' 'jax[cuda12]'
     KERAS_BACKEND=jax python tuning/gpu.py --lanes 128
 
                                             learning  weight
@@ -18,7 +18,7 @@ Expected: on two cores with --trials 27 it ends with
  3  NAdamW     0.0799 ± 0.0693  8  0.04597  0.0207    0.012     9, 6 pruned  3.5
 
 No clear winner: SGDW, AdamW and NAdamW cannot be told apart: there is no significant difference ...
-27 trials in 253 s on cpu                       (other work kept these two cores busy meanwhile)
+27 trials in 94 s on cpu:0, cpu:1
 
 `lanes` is how many trials are on the devices at a time. Double it while the time goes down. Memory
 grows with it, by the weights, the optimizer's state and a batch's activations of a trial, twice to
@@ -31,9 +31,10 @@ import argparse
 import time
 
 import digits_cnn
-import jax
+import keras
 from rich.console import Console
 
+from keras_adamfamily import tuning
 from keras_adamfamily.tuning.progress import show_leaderboard
 
 
@@ -47,9 +48,12 @@ if __name__ == "__main__":
     parser.add_argument("--lanes", type=int, default=128)
     parser.add_argument("--trials", type=int, default=729)
     o = parser.parse_args()
+    if keras.backend.backend() != "jax":
+        parser.error("trials are trained together on JAX alone: set KERAS_BACKEND=jax")
+    tuning.use_all_cores()  # where there is no GPU; before anything asks for the devices
+    devices = ", ".join(keras.distribution.list_devices())
+    print(f"on {devices}{'' if 'gpu' in devices else ': no GPU, which this is for'}", flush=True)
     start = time.perf_counter()
-    out = f"runs/gpu_{o.lanes}_{o.trials}"
-    result = study(out, lanes=o.lanes, max_trials=o.trials, console=Console(quiet=True))
+    result = study(f"runs/gpu_{o.lanes}_{o.trials}", lanes=o.lanes, max_trials=o.trials)
     show_leaderboard(result, Console())
-    devices = ", ".join(device.device_kind for device in jax.devices())
     print(f"{o.trials} trials in {time.perf_counter() - start:.0f} s on {devices}")

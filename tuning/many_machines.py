@@ -20,7 +20,7 @@ On each other machine, an SSH tunnel to it, so that the database need not listen
 
 On all of them; PostgreSQL's driver reads the password from PGPASSWORD or from ~/.pgpass:
 
-    pip install 'keras-adamfamily[jax,tuning,postgresql]'
+    pip install '.[jax,tuning,postgresql]'
     export KERAS_BACKEND=jax PGPASSWORD=...
     python tuning/many_machines.py postgresql://tuner@localhost/studies
 

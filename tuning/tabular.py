@@ -4,7 +4,7 @@ Shows:    class weights, with the same weights in the validation loss; a table's
           the model; an architecture searched along with the optimizer by `build_model(hp)`; and a
           test set that is touched once, by the winner.
 Run time: half a minute to a minute on two cores with JAX.
-Expected: with other digits on other backends, machines and versions, it ends with
+Expected: with other digits on other backends, machines and versions, this ends with
 
     python tuning/tabular.py
 

@@ -4,7 +4,7 @@
 
 Shows:    a schedule searched along with the rate: constant, cosine, and warm restarts.
 Run time: two to four minutes on two cores with JAX.
-Expected: with other digits on other backends, machines and versions, it ends with
+Expected: with other digits on other backends, machines and versions, this ends with
 
     python tuning/transformer_text.py
 
