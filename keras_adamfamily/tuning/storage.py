@@ -31,6 +31,8 @@ from keras_adamfamily.tuning.trial import DIVERGED, FAILED, OK, PRUNED
 WORKER, RESULT = "worker", "result"
 DIRECTIONS = {"max": "maximize", "min": "minimize"}
 CURVE_POINTS = 5
+#: How the names of the files of an SQLite database end, after that of the database.
+SQLITE_FILES = "", "-wal", "-shm", "-journal"
 STATES = {
     OK: TrialState.COMPLETE,
     PRUNED: TrialState.PRUNED,
@@ -105,7 +107,7 @@ class Storage:
         """The files of an SQLite database, there or not; there are none for PostgreSQL."""
         if self.url.get_backend_name() != "sqlite":
             return []
-        return [Path(f"{self.url.database}{end}") for end in ("", "-wal", "-shm", "-journal")]
+        return [Path(f"{self.url.database}{end}") for end in SQLITE_FILES]
 
     # Groups.
 

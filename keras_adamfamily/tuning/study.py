@@ -29,7 +29,14 @@ from keras_adamfamily import _version, registry
 from keras_adamfamily.tuning.hypermodel import OptimizerHyperModel
 from keras_adamfamily.tuning.leaderboard import LeaderboardRow, Scoring, unfinished, verdict
 from keras_adamfamily.tuning.space import SearchSpace
-from keras_adamfamily.tuning.storage import STATES, Storage, running, sqlite_url, without_password
+from keras_adamfamily.tuning.storage import (
+    SQLITE_FILES,
+    STATES,
+    Storage,
+    running,
+    sqlite_url,
+    without_password,
+)
 from keras_adamfamily.tuning.trial import FINAL, SEARCH, Asked, TrialResult, one_line
 from keras_adamfamily.tuning.weights import Weights
 from keras_adamfamily.weight_decay import Normalized
@@ -256,9 +263,11 @@ class Study:
         Raises:
             ValueError: If the study itself lies there, or another one.
         """
-        if self._lies_at(path) or _is_of_a_study(path):
+        own = self._lies_at(path)
+        if own or _is_of_a_study(path):
+            what = "the study itself" if own else "another study"
             raise ValueError(
-                f"{str(path)!r} cannot be written: a study itself lies there. Choose another place"
+                f"{str(path)!r} cannot be written: {what} lies there. Choose another place"
             )
         path.parent.mkdir(parents=True, exist_ok=True)
 
@@ -513,9 +522,9 @@ def _withdraw(folder: Path) -> None:
 
 
 def _is_of_a_study(path: Path) -> bool:
-    """Whether some study is read from a file, there or not."""
-    is_named_so = path.name.startswith(("study.json", "study.db"))
-    return is_named_so and (path.parent / "study.json").exists()
+    """Whether some study is read from a file that is there."""
+    names = ("study.json", *(f"study.db{end}" for end in SQLITE_FILES))
+    return path.name in names and path.exists() and (path.parent / "study.json").exists()
 
 
 def _database(folder: Path) -> str:
