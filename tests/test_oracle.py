@@ -22,6 +22,7 @@ import keras_tuner
 import optuna
 
 from keras_adamfamily import tuning
+from keras_adamfamily.tuning import oracle as oracle_module
 from keras_adamfamily.tuning.strategy import Choice
 from keras_adamfamily.tuning.trial import Training
 from tests.test_tuning import blobs
@@ -744,3 +745,13 @@ def test_idle_is_not_the_end(strategy, answers, trained, tmp_path, monkeypatch):
     asked = search(tuner)
     assert [trial.status for trial in asked.trials.values()] == ["COMPLETED"] * trained
     assert not asked.tuner_ids and not asked.ongoing_trials  # or a chief would wait for ever
+
+
+def test_a_range_ends_where_its_last_step_does(recwarn):
+    """Optuna warns of what KerasTuner means."""
+    hp = keras_tuner.HyperParameters()
+    hp.Int("units", 4, 18, step=5)
+    hp.Float("rate", 0.1, 0.55, step=0.2)
+    for own, last in zip(hp.space, (14, 0.5), strict=True):
+        assert oracle_module._distribution(own).high == pytest.approx(last) == own.values[-1]
+    assert not [w for w in recwarn if "divisible" in str(w.message)]

@@ -7,6 +7,7 @@ import functools
 import json
 import math
 import numbers
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -777,14 +778,16 @@ def _distribution(hp) -> distributions.BaseDistribution | None:
     if isinstance(hp, kinds.Fixed) or hp.sampling == "reverse_log":
         return None
     log = hp.sampling == "log"
-    if isinstance(hp, kinds.Int) and not (log and hp.step not in (None, 1)):
-        return distributions.IntDistribution(
-            hp.min_value, hp.max_value, log=log, step=1 if log else hp.step or 1
-        )
-    if isinstance(hp, kinds.Float) and not (log and hp.step):
-        return distributions.FloatDistribution(
-            hp.min_value, hp.max_value, log=log, step=hp.step or None
-        )
+    with warnings.catch_warnings():  # a range ends where its last step does, for both
+        warnings.filterwarnings("ignore", message=".*not divisible")
+        if isinstance(hp, kinds.Int) and not (log and hp.step not in (None, 1)):
+            return distributions.IntDistribution(
+                hp.min_value, hp.max_value, log=log, step=1 if log else hp.step or 1
+            )
+        if isinstance(hp, kinds.Float) and not (log and hp.step):
+            return distributions.FloatDistribution(
+                hp.min_value, hp.max_value, log=log, step=hp.step or None
+            )
     return None
 
 

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import itertools
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,7 +43,8 @@ class OptimizerTuner(keras_tuner.Tuner):
     """Runs the trials of any oracle of KerasTuner, many in one program where that is faster.
 
     A trial that diverges, raises an exception or runs out of memory is recorded with its cause, and
-    the search goes on. The score of a trial is the objective after its last epoch, not the best
+    the search goes on (KerasTuner's own oracles end it after `max_consecutive_failed_trials` of
+    them, 3 by default). The score of a trial is the objective after its last epoch, not the best
     epoch of a noisy curve.
 
     Args:
@@ -101,6 +101,7 @@ class OptimizerTuner(keras_tuner.Tuner):
         self._choice: Choice | None = None
         self._together: Together | None = None
         self._names: set[str] = set()
+        self._causes: set[str] = set()  # why trials were not trained together, as told
         self._group_by = getattr(oracle, "group_by", None)
         if unknown := kwargs.keys() - {"directory", "project_name", "overwrite"}:
             raise ValueError(
@@ -262,9 +263,10 @@ class OptimizerTuner(keras_tuner.Tuner):
             found = self._together.train(asked, **halving)
         except Exception as error:
             found = [error] * len(asked)
-        causes = Counter(one_line(error) for error in found if isinstance(error, Exception))
-        for cause, count in causes.items():
-            self.note(f"{count} trials one by one, because together they failed: {cause}")
+        causes = dict.fromkeys(one_line(error) for error in found if isinstance(error, Exception))
+        for cause in causes.keys() - self._causes:
+            self.note(f"One by one, because together they failed: {cause}")
+        self._causes |= causes.keys()
         return [None if isinstance(result, Exception) else result for result in found]
 
     def _run(self, trials: list[Trial], asked: list[Asked], training: Training):
