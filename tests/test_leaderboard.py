@@ -290,6 +290,12 @@ def test_compare_says_what_is_not_finished(tmp_path):
     assert found.caveats == ["the trials per optimizer differ (a: [1], b: [2])"]
 
 
+def test_compare_has_no_winner_while_a_study_has_no_trial(tmp_path):
+    a = finals({"AdamW": [0.9] * 6, "SGDW": [0.5 + 0.01 * i for i in range(6)]})
+    b = WrittenStudy([], tmp_path / "b", optimizers=["AdamW"])
+    assert "No trial has ended" in tuning.compare(a, b).verdict
+
+
 def test_compare_pairs_equal_seeds_across_studies(tmp_path):
     ramp = [0.8 + 0.01 * i for i in range(6)]
     a = finals({"AdamW": ramp}, directory=tmp_path / "a")

@@ -15,7 +15,7 @@ pytest.importorskip("keras_tuner")
 
 from rich.console import Console
 
-from keras_adamfamily import _version
+from keras_adamfamily import _version, tuning
 from keras_adamfamily.tuning import progress, storage
 from keras_adamfamily.tuning import study as study_module
 from keras_adamfamily.tuning.study import Study
@@ -115,6 +115,20 @@ def test_a_study_that_was_begun_and_killed_at_once_can_begin(folder, written):
     study = Study.open(folder, written.settings)
     assert (study.trials, len(study.environments)) == ([], 1)
     study.close()
+
+
+def test_a_study_that_was_killed_at_once_can_begin_with_other_optimizers(folder, written):
+    lose_database(folder)
+    content = json.loads((folder / "study.json").read_text())
+    (folder / "study.json").write_text(json.dumps(content | {"environments": []}))
+    space = tuning.SearchSpace(["NAdamW"])
+    changed = dataclasses.replace(written.settings, space=space.get_config())
+    study = Study.open(folder, changed)
+    assert study.space.optimizers == ("NAdamW",)
+    study.close()
+    # Killed once more, with the settings in the database and not yet in `study.json`.
+    (folder / "study.json").write_text(json.dumps(content | {"environments": []}))
+    Study.open(folder, changed).close()
 
 
 def setting_of_later(content):
@@ -283,7 +297,7 @@ def test_a_password_is_not_written_down(url, written, tmp_path, monkeypatch):
         "postgresql://me:p@ss:hunter2/d%#@127.0.0.1:1/db",
         "postgresql://me:hunter2@127.0.0.1:port/db",
         "mysql://me:hunter2@127.0.0.1/db",
-        "postgresql://127.0.0.1:port/db?password=hunter2&connect_timeout=3",
+        "postgresql://127.0.0.1:port/db?PASSWORD=hunter2&connect_timeout=3",
     ],
 )
 def test_a_url_that_is_none_does_not_show_its_password(url):

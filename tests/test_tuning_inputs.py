@@ -813,24 +813,85 @@ def test_layers_made_outside_begin_each_trial_as_they_were(strategy, tmp_path):
     assert not np.array_equal(best.layers[2].get_weights()[0], before[0])
 
 
-def test_a_layer_made_outside_that_is_met_late_is_refused():
-    """Its first weights are not known any more."""
-    bases = {units: keras.layers.Dense(units) for units in (2, 4)}
+def with_base(base):
+    model = keras.Sequential([keras.Input((3,)), base, keras.layers.Dense(3)])
+    model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model
+
+
+def dense(units, name="base"):
+    return keras.Sequential([keras.Input((3,)), keras.layers.Dense(units)], name=name)
+
+
+FIXED = {"learning_rate": 0.1, "weight_decay": 0.0}
+
+
+def test_a_layer_made_outside_may_be_used_at_some_values_alone(tmp_path):
+    """It begins anew whenever it is met, also where it learns without being trained."""
+    normalized = keras.Sequential([dense(4), keras.layers.BatchNormalization()], name="other")
+    bases = {2: dense(2), 4: normalized}
+    space = tuning.SearchSpace(["SGDW"], fix=FIXED)
+    study = tune(
+        tmp_path,
+        lambda hp: with_base(bases[hp.Choice("units", [2, 4])]),
+        optimizers=space,
+        max_trials=8,
+        strategy="fit",
+        finalist_seeds=0,
+    )
+    curves = {2: [], 4: []}
+    for trial in study.trials:
+        curves[trial.hyperparameters["units"]].append(trial.curves)
+    for own in curves.values():
+        assert len(own) >= 2 and all(curve == own[0] for curve in own)
+
+
+def test_a_layer_made_outside_holds_what_the_function_puts_into_it(tmp_path):
+    base = dense(4)
+    weights = {"first": base.get_weights(), "zeros": [0 * w for w in base.get_weights()]}
 
     def build(hp):
-        model = keras.Sequential([keras.Input((3,)), bases[hp.Choice("units", [2, 4])]])
-        model.add(keras.layers.Dense(3))
-        model.compile(loss="mse")
-        return model
+        base.set_weights(weights[hp.Choice("weights", ["first", "zeros"])])
+        return with_base(base)
 
     hypermodel = tuning.OptimizerHyperModel(build, **LENGTH)
     hp = keras_tuner.HyperParameters()
-    for _ in range(3):
+    for name in ("first", "first", "zeros", "first", "zeros"):
+        hp.values["weights"] = name
         hypermodel.build(hp)
-    hp.values["units"] = 4
-    hypermodel.build(hp)
-    with pytest.raises(ValueError, match="layer that it has not made, with the weight .*kernel"):
-        hypermodel.build(hp)
+        assert all(map(np.array_equal, base.get_weights(), weights[name]))
+
+
+@pytest.mark.skipif(keras.config.backend() != "torch", reason="of Keras's torch.nn.Module")
+def test_weights_whose_gradients_would_not_be_cleared_are_refused(tmp_path):
+    """Keras counts names anew in each trial, and a layer made before has the first ones too."""
+    keras.backend.clear_session()
+    base = dense(4, name=None)
+    with pytest.raises(RuntimeError, match="two weights .* the path .*kernel.*name='base'"):
+        tune(tmp_path, lambda: with_base(base))
+
+
+@pytest.mark.parametrize("asked", ["a plan", "a wrong objective", "a tuner"])
+def test_a_layer_made_outside_is_left_as_it_was(asked, tmp_path):
+    base = dense(4)
+    before = base.get_weights()
+    if asked == "a tuner":
+        oracle = keras_tuner.oracles.RandomSearchOracle("val_loss", max_trials=3, seed=0)
+        tuner = tuning.OptimizerTuner(
+            oracle,
+            tuning.OptimizerHyperModel(lambda: with_base(base), **LENGTH),
+            directory=tmp_path,
+            strategy="fit",
+            note=lambda text: None,
+        )
+        tuner.search(*blobs(0), validation_data=blobs(1), epochs=1, batch_size=16, verbose=0)
+    elif asked == "a plan":
+        data = blobs(0), blobs(1)
+        tuning.plan(lambda: with_base(base), *data, objective="val_loss", strategy="fit", epochs=1)
+    else:
+        with pytest.raises(ValueError, match="`objective` must be one of"):
+            tune(tmp_path, lambda: with_base(base), objective="val_mean:min")
+    assert all(map(np.array_equal, before, base.get_weights()))
 
 
 @pytest.mark.once("torch", "jax")

@@ -70,7 +70,7 @@ def compare(*studies: Study) -> StudyComparison:
     missing = [
         f"{name}: {text}"
         for name, study in zip(names, studies, strict=True)
-        if (text := study.unfinished())
+        if (text := study.unfinished() or ("" if study.trials else "No trial has ended."))
     ]
     alike = None if missing else _on_shared_seeds(rows)
     rows = Scoring([], studies[0].settings.direction).ranked(alike or rows)

@@ -43,7 +43,8 @@ class OptimizerHyperModel(keras_tuner.HyperModel):
 
     Raises:
         TypeError: If `build_model` is not such a function or returns something else than a model.
-        ValueError: If `build_model` returns the same model twice, or a model without a loss; if it
+        ValueError: If `build_model` returns the same model twice, or a model without a loss, or
+            one in which two weights have the same path, on PyTorch; if it
             is a hypermodel with a `fit` of its own, or a model of a class of one's own; if `space`
             is no `SearchSpace`, or a number is no integer >= 1.
 
@@ -103,6 +104,7 @@ class OptimizerHyperModel(keras_tuner.HyperModel):
     def build(self, hp) -> keras.Model:
         """Builds the user's model and compiles it with the optimizer that `hp` describes."""
         name, values = self.space.sample(hp)
+        self.restore()  # first, for `build_model` may set or copy them
         model = self._model_of(hp) if self.takes_hyperparameters else self.build_model()
         if not isinstance(model, keras.Model):
             raise TypeError(
@@ -115,7 +117,9 @@ class OptimizerHyperModel(keras_tuner.HyperModel):
                 "from scratch. It returned the same model twice"
             )
         self._previous = weakref.ref(model)
-        self._outside.begin_anew(model)
+        self._outside.look_at(model)
+        if keras.backend.backend() == "torch" and model.built:
+            _check_parameters(model)
         with _scope_of(model):
             self._compile(model, self.space.optimizer(name, values, **self.length))
         return model
@@ -169,44 +173,52 @@ class OptimizerHyperModel(keras_tuner.HyperModel):
 
 
 class _Outside:
-    """The variables that `build_model` uses and has not made: models after one another share them.
+    """The variables that `build_model` uses and has not made: several models have them.
 
-    Each trial is to begin with what they held before any training, and not with what the trial
-    before it has left in them.
+    Each trial is to begin with what they held when they were first met, and not with what the
+    trials before it have left in them.
     """
 
     def __init__(self):
-        self._first: dict[int, tuple[keras.Variable, np.ndarray]] | None = None
-        self._shared: dict[int, tuple[keras.Variable, np.ndarray]] | None = None
-        self._known: dict[int, weakref.ref] = {}
+        self._met: dict[int, tuple[weakref.ref, np.ndarray]] = {}
+        self._shared: dict[int, tuple[keras.Variable, np.ndarray]] = {}
 
-    def begin_anew(self, model: keras.Model) -> None:
-        """Takes note of a model that was built, and restores what it shares with those before."""
-        variables = {id(variable): variable for variable in model.variables}
-        if self._first is None:
-            self._first = {
-                key: (variable, keras.ops.convert_to_numpy(variable))
-                for key, variable in variables.items()
-            }
-        elif self._shared is None:
-            self._shared = {key: self._first[key] for key in variables if key in self._first}
-            self._first = {}
-        self.restore()
-        self._known = {key: known for key, known in self._known.items() if known() is not None}
-        for key, variable in variables.items():
-            known = self._known.get(key)
-            if known and known() is variable and variable.trainable and key not in self._shared:
-                raise ValueError(
-                    f"`build_model` uses a layer that it has not made, with the weight "
-                    f"{variable.path!r}, for some hyperparameters only, or has not built it before "
-                    "it was used: what one trial has trained would be where the next one begins. "
-                    "Make the layer in `build_model`, or freeze it"
-                )
-            self._known[key] = weakref.ref(variable)
+    def look_at(self, model: keras.Model) -> None:
+        """Takes note of a model that was built; what it is found to share begins anew."""
+        met = {key: note for key, note in self._met.items() if note[0]() is not None}
+        self._met = {}
+        for variable in model.variables:
+            key = id(variable)
+            if key in self._shared:
+                continue
+            known, value = met.pop(key, (None, None))
+            if known is not None and known() is variable:
+                self._shared[key] = variable, value
+                variable.assign(value)
+            else:  # a copy: PyTorch's arrays change with the variable
+                value = np.array(keras.ops.convert_to_numpy(variable))
+                self._met[key] = weakref.ref(variable), value
+        self._met |= met
 
     def restore(self) -> None:
-        for variable, value in (self._shared or {}).values():
+        for variable, value in self._shared.values():
             variable.assign(value)
+
+
+def _check_parameters(model: keras.Model) -> None:
+    """Raises `ValueError` for weights that PyTorch's module lacks: their gradients only grow.
+
+    Keras 3.15 keeps the parameters of a module by path, and where names are counted anew a layer
+    that is older than the model may have the path of another one in it.
+    """
+    known = {id(parameter) for parameter in model.parameters()}
+    for variable in model.trainable_variables:
+        if id(variable.value) not in known:
+            raise ValueError(
+                f"two weights of the model have the path {variable.path!r}, of which Keras clears "
+                "the gradient of one alone on PyTorch. Name the layer, or the model around it, "
+                "that was made outside of `build_model`, such as with `name='base'`"
+            )
 
 
 def _scope_of(model: keras.Model) -> contextlib.AbstractContextManager:

@@ -263,10 +263,13 @@ def plan(
         tuner = asked.tuner(
             asked.strategy, directory=folder, project_name="plan", note=lambda text: None
         )
-        choice = tuner.look(asked.training)
-        seconds = choice.seconds.get(choice.strategy)
-        if seconds is None:
-            seconds = tuner.seconds(asked.training, choice.strategy)
+        try:
+            choice = tuner.look(asked.training)
+            seconds = choice.seconds.get(choice.strategy)
+            if seconds is None:
+                seconds = tuner.seconds(asked.training, choice.strategy)
+        finally:
+            tuner.hypermodel.restore()
         oracle.close()
     rungs = [*oracle.rungs(length.epochs), length.epochs]
     factor = getattr(oracle.pruner, "reduction_factor", 1)
@@ -553,10 +556,13 @@ def _rehearse(hypermodel: OptimizerHyperModel, training: Training) -> int:
         batch.fit(hypermodel, hp, model)
     except Exception as error:
         raise RuntimeError(f"`build_model` gave no model that trains: {one_line(error)}") from error
+    finally:
+        hypermodel.restore()
     if any(one == other for one, other in zip(*draws, strict=True)):
         raise RuntimeError(
-            "`build_model` sets the random seed itself, so that all trials, and all runs on fresh "
-            "seeds, would draw the same. Leave it out: the search sets it before each trial"
+            "`build_model` sets the random seed itself, Python's, NumPy's or both, so that runs on "
+            "fresh seeds would draw the same. Leave it out: the search sets it before each trial, "
+            "and `np.random.default_rng(0)` draws what is to be the same in all"
         )
     _check_trained_by(model.optimizer)
     logs = {name: values[-1] for name, values in model.history.history.items()}
@@ -572,7 +578,8 @@ def _rehearse(hypermodel: OptimizerHyperModel, training: Training) -> int:
 def _check_trained_by(optimizer: keras.optimizers.Optimizer) -> None:
     """Raises `RuntimeError` for a model whose training leaves its optimizer alone."""
     scaled = optimizer is not without_loss_scaling(optimizer)  # it may skip the first steps
-    if not scaled and not int(optimizer._iterations):  # batches, of which several may be a step
+    iterations = int(keras.ops.convert_to_numpy(optimizer._iterations))
+    if not scaled and not iterations:  # batches, of which several may be a step
         raise RuntimeError(
             "`build_model` gave a model whose `train_step` does not use `self.optimizer`, the one "
             "that `compile` is given and that the search replaces. Optimizers that the model keeps "

@@ -285,7 +285,9 @@ def _masked(url: Any) -> Any:
     """What was given for a URL, without what may be a user and a password."""
     if not isinstance(url, str):
         return url
-    return re.sub(r"(?<=password=)[^&]*", "***", re.sub(r"(?<=:).*@", "//***@", url, flags=re.S))
+    url = re.sub(r"(?<=:)(/*).*@", r"\1***@", url, flags=re.S)
+    url = re.sub(r"(?<=\w):[^/@:]+(?=/|$)", ":***", url)  # a password, or a port
+    return re.sub(r"(?i)(?<=password=)[^&]*", "***", url)
 
 
 def _checked(url: str | sqlalchemy.URL) -> sqlalchemy.URL:
@@ -295,7 +297,7 @@ def _checked(url: str | sqlalchemy.URL) -> sqlalchemy.URL:
     except (sqlalchemy.exc.ArgumentError, sqlalchemy.exc.NoSuchModuleError, TypeError, ValueError):
         raise ValueError(
             "`storage` must be a URL such as 'sqlite:///study.db' or 'postgresql://user@host/"
-            "database'; special characters of a password must be percent-encoded in it. "
+            "database', its port a number, special characters of a password percent-encoded. "
             f"Received: storage={_masked(url)!r}"
         ) from None  # the cause may quote the password
     if backend not in ("sqlite", "postgresql") or not parsed.database:

@@ -149,6 +149,8 @@ class Study:
 
     def _check_storage(self) -> None:
         """Raises `ValueError` if the database is not the one that the folder's study is in."""
+        if not self.environments and self.storage.public_url == _database(self.directory):
+            return  # killed as it began; what was agreed on is in the database
         agreed = self.storage.settings()
         where = f"`storage` {self.storage.public_url!r}"
         if agreed is None:
@@ -237,6 +239,7 @@ class Study:
             if new != agreed:
                 self.storage.replace(new)
             self.settings = Settings(**new)
+            self.space = SearchSpace.from_config(self.settings.space)
             if environment() not in self.environments:
                 self.environments = [*self.environments, environment()]
             url = self.storage.public_url
@@ -297,7 +300,7 @@ class Study:
         return unfinished(rows, self.settings.finalist_seeds) or verdict(rows)
 
     def unfinished(self) -> str | None:
-        """In plain words what is missing, if only a part of the runs on fresh seeds is there."""
+        """In plain words what is missing, if not all runs on fresh seeds are there."""
         return unfinished(self.leaderboard(), self.settings.finalist_seeds)
 
     def best_optimizer(self) -> keras.optimizers.Optimizer:
@@ -321,6 +324,7 @@ class Study:
         It has the weights at which the run's score was measured; the optimizer starts anew. The run
         is the best one on fresh seeds, or of the search where there are none (`finalist_seeds=0`).
         Its score was picked for being the best and so flatters: measure the model on a test set.
+        Layers that `build_model` uses and has not made are the model's own: they have its weights.
 
         Args:
             build_model: That of the study.

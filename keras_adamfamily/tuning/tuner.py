@@ -155,6 +155,8 @@ class OptimizerTuner(keras_tuner.Tuner):
                         name = f"{result.optimizer} trial {result.number}".strip()
                         self.note(f"{name} {result.status}: {result.cause}")
         finally:
+            if isinstance(self.hypermodel, OptimizerHyperModel):
+                self.hypermodel.restore()
             if self._remembers:
                 self.oracle.close()  # of what was begun and not ended, the next search begins again
 
