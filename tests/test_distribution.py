@@ -138,6 +138,43 @@ class TestMirroredStrategy:
         assert model.distribute_strategy is strategy
         assert_same(curves[1:], curves[:1] * 2)
 
+    @pytest.mark.slow
+    def test_a_search_in_a_scope_begins_each_trial_as_it_was(self, tmp_path):
+        pytest.importorskip("keras_tuner")
+        from rich.console import Console
+
+        from keras_adamfamily import tuning
+
+        strategy = two_devices()
+        with strategy.scope():
+            base = keras.Sequential([keras.Input((6,)), keras.layers.Dense(4)], name="base")
+        before = base.get_weights()
+
+        def build():
+            with strategy.scope():
+                model = keras.Sequential([keras.Input((6,)), base, keras.layers.Dense(2)])
+                model.compile(loss="mse")
+            return model
+
+        study = tuning.tune(
+            build,
+            (FEATURES[:48], TARGETS[:48]),
+            (FEATURES[:48], TARGETS[:48]),
+            optimizers=tuning.SearchSpace(
+                ["SGDW"], fix={"learning_rate": 0.01, "weight_decay": 0.0}
+            ),
+            max_trials=2,
+            epochs=2,
+            batch_size=16,
+            finalist_seeds=0,
+            objective="val_loss",
+            directory=tmp_path / "study",
+            console=Console(quiet=True),
+        )
+        assert [trial.status for trial in study.trials] == ["ok"] * 2
+        assert study.trials[0].curves == study.trials[1].curves
+        assert all(map(np.array_equal, before, base.get_weights()))
+
     def test_an_optimizer_made_outside_of_the_scope_is_refused(self):
         with two_devices().scope():
             model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(2)])
