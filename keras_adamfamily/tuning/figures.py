@@ -367,8 +367,8 @@ def importance(found: dict[str, dict[str, float]]) -> go.Figure:
     """How much of the score each hyperparameter explains, per optimizer."""
     names = list(dict.fromkeys(name for own in found.values() for name in own))
     labels = [textwrap.wrap(name.replace("_", " "), 20) for name in names]
-    height = 110 + sum(24 + 16 * len(label) for label in labels)
-    figure = _figure("share of variance", "", height=height)
+    height = 110 + sum(max(24 + 16 * len(label), 8 + 9 * len(found)) for label in labels)
+    figure = _figure("share of variance", "", height, list(found))
     for index, (optimizer, own) in enumerate(found.items()):
         figure.add_bar(
             x=[own.get(name) for name in names],
