@@ -98,7 +98,12 @@ def test_more_trials_asked_for_elsewhere_are_the_same_study(written, tmp_path):
     first = Study.open(tmp_path / "a" / "mine", written.settings, url)
     Study.open(tmp_path / "b" / "mine", more, url).close()
     first.close()
-    Study(tmp_path / "a" / "mine").close()
+    again = Study(tmp_path / "a" / "mine")
+    assert again.settings.trials_per_optimizer == written.settings.trials_per_optimizer
+    assert again.storage.settings()["trials_per_optimizer"] == 9
+    again.close()
+    with pytest.raises(ValueError, match="its trials_per_optimizer is 9, now it is 2"):
+        Study.open(tmp_path / "a" / "mine", written.settings, url)
 
 
 @pytest.mark.parametrize("name", ["study.json", "study.db"])

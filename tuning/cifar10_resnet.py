@@ -32,12 +32,12 @@ def stripes(examples, seed):
 
 def load_data(synthetic):
     try:
-        load = keras.datasets.cifar10.load_data
-        (x, y), test = (stripes(1500, 0), stripes(500, 1)) if synthetic else load()
+        made = (stripes(1500, 0), stripes(500, 1)) if synthetic else None
+        (x, y), test = made or keras.datasets.cifar10.load_data()
     except Exception as error:  # Keras raises just that
         raise SystemExit(
-            f"CIFAR-10 could not be downloaded: {error}\nPut cifar-10-python.tar.gz into ~/.keras/"
-            "datasets as cifar-10-batches-py-target_archive, or try --synthetic."
+            f"CIFAR-10 could not be downloaded: {error}\nPut cifar-10-python.tar.gz into "
+            "~/.keras/datasets as cifar-10-batches-py-target_archive, or try --synthetic."
         ) from error
     split = len(x) * 9 // 10  # the last tenth picks the winner
     return (x[:split], y[:split]), (x[split:], y[split:]), test
@@ -93,7 +93,7 @@ if __name__ == "__main__":
     parser.add_argument("--synthetic", action="store_true")
     parser.add_argument("--minutes", type=float)
     o = parser.parse_args()
-    directory = f"runs/{'stripes' if o.synthetic else 'cifar10_resnet'}"
+    directory = "runs/stripes" if o.synthetic else "runs/cifar10_resnet"
     result, accuracy = study(directory, o.synthetic, max_minutes=o.minutes)
     show_leaderboard(result, Console())
     print(f"The winner, trained once more: {accuracy:.1%} of the test images are right.")
